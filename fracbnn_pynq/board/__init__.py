@@ -1,0 +1,1 @@
+"""The accelerator on its board: memory layouts, published files, drivers."""

@@ -1,0 +1,1 @@
+"""Other people's releases into model files: one module per kind of source, no pickle executed."""

@@ -1,0 +1,179 @@
+"""Named parameter arrays (the authors' PyTorch names) into a model; the one place that folds batch norms.
+
+Every importer ends here. Names and shapes are those of the authors' PyTorch modules: CIFAR-10 ``conv1.weight``,
+``layer1.0.conv1.threshold``, ``layer1.0.rprelu1.shift_x.bias``, ...; ImageNet ``model.3.conv3x3.0.weight``,
+``model.3.shiftbn1.bias``, .... A batch norm with ``running_mean`` and ``running_var`` is folded into a scale and an
+offset; one without is taken as folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SourceError
+from ..modelfile import LayerParameters, Model, pack_weight, quantise_rows
+from ..networks import CIFAR10, LAYER_PARAMETERS, GatedLayer, Network
+
+BATCH_NORM_EPSILON = 1e-5
+"""PyTorch's default, used by the authors and by this project."""
+
+FIXED_FRACTION = 16
+"""Fraction bits of ``fixed.`` arrays: the parameter format <20,4> of the core in the public CIFAR-10 bitstream."""
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Real = npt.NDArray[np.float64]
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+_WEIGHTLESS = (
+    "num_batches_tracked",  # PyTorch's step counter
+    "encoder.placeholder",
+    "img_mean",
+    "img_std",
+    "packed.",
+    "sample.",
+    "teacher.",
+)
+
+
+def build_model(
+    network: Network, arrays: Arrays, classes: tuple[str, ...], provenance: Mapping[str, Any]
+) -> Model:
+    """A model from named arrays; raises :class:`~fracbnn_pynq.errors.SourceError` for missing or left-over names."""
+    reader = _Reader(network, arrays)
+    names = _module_names(network)
+    stem = names["stem"]
+    stem_weight = reader.signs(stem["weight"], (network.stem.out_channels, network.stem.in_channels, 3, 3))
+    stem_bn = np.stack(reader.batch_norm(stem["bn1"], network.stem.out_channels))
+    layers = {layer.name: _layer(reader, layer, names[layer.name]) for layer in network.layers}
+    fc = names["fc"]["weight"]
+    fc_weight = reader.real(f"{fc}.weight", network.classes * network.features).reshape(network.classes, -1)
+    fc_bias = reader.real(f"{fc}.bias", network.classes)
+    reader.check_all_used()
+    if network.classes * network.features > 100_000:
+        # A thousand classes in float32 would be two thirds of the file; 16 bits a weight move no logit visibly
+        # (docs/model-files.md has the measurement).
+        integers, exponent = quantise_rows(fc_weight)
+        fc_weight = np.ldexp(integers.astype(np.float64), -exponent[:, None].astype(np.int64))
+    return Model(network, pack_weight(stem_weight), stem_bn, layers, fc_weight, fc_bias, classes, provenance)
+
+
+def _layer(reader: _Reader, layer: GatedLayer, names: Mapping[str, str]) -> LayerParameters:
+    out = layer.out_channels
+    weight = reader.signs(names["weight"], (out, layer.in_channels, layer.kernel, layer.kernel))
+    bn1_weight, bn1_bias = reader.batch_norm(names["bn1"], out)
+    bn2_weight, bn2_bias = reader.batch_norm(names["bn2"], out)
+    rows = {
+        "threshold": reader.real(names["threshold"], out),
+        "bn1_weight": bn1_weight,
+        "bn1_bias": bn1_bias,
+        "shift_x": reader.real(f"{names['rprelu']}.shift_x.bias", out),
+        "slope": reader.real(f"{names['rprelu']}.prelu.weight", out),
+        "shift_y": reader.real(f"{names['rprelu']}.shift_y.bias", out),
+        "bn2_weight": bn2_weight,
+        "bn2_bias": bn2_bias,
+    }
+    return LayerParameters(pack_weight(weight), np.stack([rows[name] for name in LAYER_PARAMETERS]))
+
+
+def _module_names(network: Network) -> dict[str, dict[str, str]]:
+    """For every layer, the source's names of its parts."""
+    if network is CIFAR10:
+        names = {"stem": {"weight": "conv1.weight", "bn1": "bn1"}, "fc": {"weight": "linear"}}
+        for layer in network.layers:
+            block, conv = layer.name.rsplit(".", 1)
+            half = int(conv[-1])
+            names[layer.name] = {
+                "weight": f"{layer.name}.weight",
+                "threshold": f"{layer.name}.threshold",
+                "bn1": f"{block}.bn{half}",
+                "rprelu": f"{block}.rprelu{half}",
+                "bn2": f"{block}.bn{half + 2}",
+            }
+        return names
+    names = {"stem": {"weight": "model.0.0.weight", "bn1": "model.0.1"}, "fc": {"weight": "fc"}}
+    for layer in network.layers:
+        block, conv = layer.name.split(".")
+        prefix = f"model.{block.removeprefix('block')}"
+        module, half = (f"{prefix}.conv3x3", 1) if conv == "conv3x3" else (f"{prefix}.pointwise", 2)
+        names[layer.name] = {
+            "weight": f"{module}.0.weight",
+            "threshold": f"{module}.0.threshold",
+            "bn1": f"{module}.1",
+            "rprelu": f"{prefix}.rprelu{half}",
+            "bn2": f"{prefix}.shiftbn{half}",
+        }
+    return names
+
+
+class _Reader:
+    """Takes arrays by name, checks them and remembers which were used."""
+
+    def __init__(self, network: Network, arrays: Arrays) -> None:
+        self._network = network
+        self._arrays = arrays
+        self._used: set[str] = set()
+
+    def take(self, name: str, size: int) -> npt.NDArray[Any]:
+        if name not in self._arrays:
+            raise SourceError(
+                f"expected a parameter {name!r} for {self._network.title}, found none; is this the right --network?"
+            )
+        array = np.asarray(self._arrays[name])
+        if array.dtype.kind not in "fiu" or array.size != size:
+            raise SourceError(f"parameter {name!r}: expected {size} numbers, found {array.dtype} {list(array.shape)}")
+        self._used.add(name)
+        return array
+
+    def real(self, name: str, size: int) -> Real:
+        if f"fixed.{name}" in self._arrays:
+            return self._fixed(name, size)
+        values: Real = self.take(name, size).astype(np.float64).reshape(-1)
+        if not np.isfinite(values).all():
+            raise SourceError(f"parameter {name!r}: expected finite numbers, found NaN or infinity")
+        return values
+
+    def _fixed(self, name: str, size: int) -> Real:
+        """A parameter given as the raw integers a core holds; the float array of the same name, if any, is rounder."""
+        raw = self.take(f"fixed.{name}", size)
+        if raw.dtype.kind not in "iu":
+            raise SourceError(f"parameter 'fixed.{name}': expected raw integers, found {raw.dtype}")
+        self._used.add(name)
+        values: Real = np.ldexp(raw.astype(np.float64).reshape(-1), -FIXED_FRACTION)
+        return values
+
+    def signs(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """A convolution's weights, of which only the sign counts (0 as -1)."""
+        weight = self.take(name, int(np.prod(shape)))
+        if weight.shape != shape:
+            raise SourceError(f"parameter {name!r}: expected shape {list(shape)}, found {list(weight.shape)}")
+        if not np.isfinite(weight).all():
+            raise SourceError(f"parameter {name!r}: expected finite numbers, found NaN or infinity")
+        return weight
+
+    def batch_norm(self, name: str, size: int) -> tuple[Real, Real]:
+        """Scale and offset of a batch norm, folded if it comes with running statistics."""
+        weight, bias = self.real(f"{name}.weight", size), self.real(f"{name}.bias", size)
+        if f"{name}.running_var" not in self._arrays:
+            return weight, bias
+        mean, variance = self.real(f"{name}.running_mean", size), self.real(f"{name}.running_var", size)
+        if (variance < 0).any():
+            raise SourceError(f"parameter {name + '.running_var'!r}: expected variances, found negative numbers")
+        scale = weight / np.sqrt(variance + BATCH_NORM_EPSILON)
+        return scale, bias - mean * scale
+
+    def check_all_used(self) -> None:
+        left = [
+            name
+            for name in self._arrays
+            if name not in self._used and not any(part in name for part in _WEIGHTLESS)
+        ]
+        if left:
+            raise SourceError(
+                f"expected the parameters of {self._network.title} only, found {len(left)} others, "
+                f"{left[0]!r} first; is this the right --network?"
+            )

@@ -1,0 +1,1 @@
+"""Notebooks and the sample pictures they use (package data)."""

@@ -1,0 +1,1 @@
+"""Bundled models and their model cards (package data; read through :mod:`importlib.resources`)."""
