@@ -16,6 +16,7 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .errors import BackendError
 from .fixedpoint import Format, Raw
@@ -41,7 +42,8 @@ class PublishedArithmetic(Arithmetic):
     ``feature`` and ``parameter`` are its number formats; ``third`` is 1/3 and ``two_thirds`` 2/3 as raw numbers with
     ``parameter.fraction`` fraction bits. ``gate_rounded``: whether the gate compares the rounded feature-map value of
     2/3 M instead of the exact product. ``overlap``: whether block 12 of the ImageNet core reads part of its shortcut
-    after having overwritten it.
+    after having overwritten it. ``transfer_fraction``: fraction bits in which the host hands parameters to the core,
+    which rounds them again (``None``: parameters are part of the bitstream, rounded once).
     """
 
     feature: Format = Format(16, 9)
@@ -50,6 +52,7 @@ class PublishedArithmetic(Arithmetic):
     third: int = 85
     gate_rounded: bool = False
     overlap: bool = False
+    transfer_fraction: int | None = None
 
 
 FAITHFUL = Arithmetic("faithful", "this project's own: agrees with the float network, one rounding per element")
@@ -73,6 +76,7 @@ IMAGENET_2021 = PublishedArithmetic(
     parameter=Format(14, 6),
     gate_rounded=True,
     overlap=True,
+    transfer_fraction=26,
 )
 ARITHMETICS = {a.name: a for a in (FAITHFUL, CIFAR10_2021, CIFAR10_2020, IMAGENET_2021, FLOAT)}
 
@@ -109,8 +113,10 @@ def quantise_published(model: Model, arithmetic: PublishedArithmetic) -> Publish
     """Round a model's parameters to the formats of a published core; clipping is counted and logged."""
     clipped = 0
 
-    def raw(values: np.ndarray) -> Raw:
+    def raw(values: npt.NDArray[np.float64]) -> Raw:
         nonlocal clipped
+        if arithmetic.transfer_fraction is not None:
+            values = np.ldexp(np.rint(np.ldexp(values, arithmetic.transfer_fraction)), -arithmetic.transfer_fraction)
         numbers, count = arithmetic.parameter.quantise(values)
         clipped += count
         return numbers

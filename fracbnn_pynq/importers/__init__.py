@@ -1,1 +1,50 @@
-"""Other people's releases into model files: one module per kind of source, no pickle executed."""
+"""Other people's releases into models: one module per kind of source, no pickle executed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import SourceError
+from ..modelfile import Model
+from ..networks import CIFAR10, IMAGENET, Network
+
+
+def import_model(
+    sources: Sequence[Path],
+    network: Network,
+    *,
+    provenance: dict[str, Any] | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Model:
+    """A model from ``sources``, recognised by their endings.
+
+    * two ``.h`` files: the authors' CIFAR-10 tables
+    * five ``.bin`` files: the authors' ImageNet host files
+    * one ``.npz``, ``.pt`` or ``.pth``: parameters under the authors' names, batch norms folded or not
+
+    ``classes`` replaces the network's own class names for a network trained on other pictures. Raises
+    :class:`~fracbnn_pynq.errors.SourceError` if the files are not what they should be.
+    """
+    given = dict(provenance or {})
+    given.setdefault("source", [path.name for path in sources])
+    endings = {path.suffix.lower() for path in sources}
+    if endings == {".h"} and network is CIFAR10:
+        from .hls_tables import import_hls_tables  # noqa: PLC0415 - only the importer that is used is loaded
+
+        return import_hls_tables(sources, given)
+    if endings == {".bin"} and network is IMAGENET:
+        from .host_files import import_host_files  # noqa: PLC0415
+
+        return import_host_files(sources, given)
+    if len(sources) == 1 and endings <= {".npz", ".pt", ".pth"}:
+        from .archives import import_npz, import_state_dict  # noqa: PLC0415
+
+        read = import_npz if endings == {".npz"} else import_state_dict
+        return read(sources[0], network, given, classes)
+    raise SourceError(
+        "expected the two .h files of the authors' CIFAR-10 release, the five .bin files of their ImageNet release "
+        f"(with --network imagenet), or one .npz, .pt or .pth; found {', '.join(p.name for p in sources)} "
+        f"for {network.name}"
+    )

@@ -9,6 +9,7 @@ offset; one without is taken as folded.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from ..errors import SourceError
 from ..modelfile import LayerParameters, Model, pack_weight, quantise_rows
-from ..networks import CIFAR10, LAYER_PARAMETERS, GatedLayer, Network
+from ..networks import CIFAR10, IMAGENET, LAYER_PARAMETERS, GatedLayer, Network
 
 BATCH_NORM_EPSILON = 1e-5
 """PyTorch's default, used by the authors and by this project."""
@@ -54,12 +55,48 @@ def build_model(
     fc_weight = reader.real(f"{fc}.weight", network.classes * network.features).reshape(network.classes, -1)
     fc_bias = reader.real(f"{fc}.bias", network.classes)
     reader.check_all_used()
-    if network.classes * network.features > 100_000:
-        # A thousand classes in float32 would be two thirds of the file; 16 bits a weight move no logit visibly
-        # (docs/model-files.md has the measurement).
-        integers, exponent = quantise_rows(fc_weight)
-        fc_weight = np.ldexp(integers.astype(np.float64), -exponent[:, None].astype(np.int64))
+    fc_weight = rounded_classifier(network, fc_weight)
     return Model(network, pack_weight(stem_weight), stem_bn, layers, fc_weight, fc_bias, classes, provenance)
+
+
+def rounded_classifier(network: Network, weight: Real) -> Real:
+    """The fully connected weights as a model of ``network`` keeps them, float64 [classes, features].
+
+    A thousand classes in float32 would be two thirds of the file, so ImageNet's are rounded to 16 bits a weight;
+    docs/models.md has what that does to the logits.
+    """
+    if network is not IMAGENET:
+        return weight
+    integers, exponent = quantise_rows(weight)
+    return np.ldexp(integers.astype(np.float64), -exponent[:, None].astype(np.int64))
+
+
+def default_classes(network: Network) -> tuple[str, ...]:
+    """Class names of the data set a network is named after."""
+    return CIFAR10_CLASSES if network is CIFAR10 else imagenet_classes()
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """Names of the 1000 ImageNet classes, in order."""
+    text = resources.files("fracbnn_pynq.weights").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def parameter_sizes(network: Network) -> dict[str, int]:
+    """Name and number of elements of every parameter that a folded model has."""
+    sizes: dict[str, int] = {}
+    names = _module_names(network)
+    for layer in (network.stem, *network.layers):
+        own, out = names[layer.name], layer.out_channels
+        sizes[own["weight"]] = out * layer.in_channels * layer.kernel**2
+        for norm in ("bn1", "bn2"):
+            if norm in own:
+                sizes |= {f"{own[norm]}.weight": out, f"{own[norm]}.bias": out}
+        if "threshold" in own:
+            sizes[own["threshold"]] = out
+            sizes |= {f"{own['rprelu']}.{part}": out for part in ("shift_x.bias", "shift_y.bias", "prelu.weight")}
+    fc = names["fc"]["weight"]
+    return sizes | {f"{fc}.weight": network.classes * network.features, f"{fc}.bias": network.classes}
 
 
 def _layer(reader: _Reader, layer: GatedLayer, names: Mapping[str, str]) -> LayerParameters:

@@ -1,0 +1,37 @@
+"""FracBNN binary neural networks on the Ultra96-V2 (PYNQ), on a simulated board and on the CPU.
+
+>>> from fracbnn_pynq import Classifier
+>>> Classifier.load().classify("cat.jpg").label
+'cat'
+"""
+
+from ._version import __version__
+from .classifier import Classifier, Prediction
+from .errors import (
+    AcceleratorError,
+    AcceleratorTimeoutError,
+    BackendError,
+    DownloadError,
+    FracBNNError,
+    ModelError,
+    OverlayError,
+    OverlayReplacedError,
+    PictureError,
+    SourceError,
+)
+
+__all__ = [
+    "AcceleratorError",
+    "AcceleratorTimeoutError",
+    "BackendError",
+    "Classifier",
+    "DownloadError",
+    "FracBNNError",
+    "ModelError",
+    "OverlayError",
+    "OverlayReplacedError",
+    "PictureError",
+    "Prediction",
+    "SourceError",
+    "__version__",
+]

@@ -1,0 +1,118 @@
+"""``fracbnn classify``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ..classifier import Classifier
+from ..errors import PictureError
+from ..pictures import find_pictures, load
+from . import INPUT_AT_FAULT
+from .options import echo_json, engine_options, json_option
+
+BATCH = 32
+STDIN = "-"
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@engine_options
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels a picture.")
+@json_option
+def command(
+    pictures: tuple[str, ...],
+    model: str | None,
+    backend: str,
+    board: str,
+    arithmetic: str,
+    threads: int | None,
+    top: int,
+    as_json: bool,
+) -> None:
+    """Say what is on pictures: files, folders, globs, or - for standard input.
+
+    With --json, one JSON object a line for each picture. Exit status 2 if any picture could not be read; the others
+    are classified all the same.
+    """
+    names, failures = _expand(pictures)
+    with Classifier.load(model, backend=backend, board=board, arithmetic=arithmetic, threads=threads) as classifier:
+        failed = len(failures)
+        for problem in failures:
+            _report_failure(*problem, as_json)
+        for name, result in _results(classifier, names, top):
+            if isinstance(result, PictureError):
+                failed += 1
+                _report_failure(name, result, as_json)
+            else:
+                _report(classifier, name, result, as_json)
+    if failed:
+        sys.exit(INPUT_AT_FAULT)
+
+
+def _expand(patterns: tuple[str, ...]) -> tuple[list[str], list[tuple[str, PictureError]]]:
+    """Pictures meant by the arguments, each once, and arguments that mean none."""
+    names: dict[str, None] = {}
+    failures = []
+    for pattern in patterns:
+        if pattern == STDIN:
+            names[STDIN] = None
+            continue
+        try:
+            names.update(dict.fromkeys(map(str, find_pictures([pattern]))))
+        except PictureError as error:
+            failures.append((pattern, error))
+    return list(names), failures
+
+
+def _results(
+    classifier: Classifier, names: list[str], top: int
+) -> Iterator[tuple[str, dict[str, Any] | PictureError]]:
+    """Every picture's result or error, in order; pictures are classified in batches."""
+    from tqdm import tqdm  # noqa: PLC0415 - one picture needs no bar
+
+    hidden = len(names) < 2 or not sys.stderr.isatty()
+    with tqdm(total=len(names), unit="picture", disable=hidden, leave=False) as bar:
+        queue = iter(names)
+        while chunk := list(islice(queue, BATCH)):
+            loaded = [_load(classifier, name) for name in chunk]
+            images = [image for image in loaded if not isinstance(image, PictureError)]
+            ranked = iter(classifier.rank(classifier.logits(np.stack(images)), top) if images else [])
+            for name, image in zip(chunk, loaded, strict=True):
+                if isinstance(image, PictureError):
+                    yield name, image
+                else:
+                    best = next(ranked)
+                    yield name, {"label": best[0][0], "score": best[0][1], "top": best}
+                bar.update()
+
+
+def _load(classifier: Classifier, name: str) -> np.ndarray[Any, np.dtype[np.uint8]] | PictureError:
+    try:
+        source = click.get_binary_stream("stdin").read() if name == STDIN else Path(name)
+        return load(source, classifier.network)
+    except PictureError as error:
+        return error
+
+
+def _report(classifier: Classifier, name: str, result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        top = [{"label": label, "probability": probability} for label, probability in result["top"]]
+        engine = {"backend": classifier.backend, "arithmetic": classifier.arithmetic}
+        echo_json({"picture": name, "label": result["label"], "score": result["score"], "top": top, **engine})
+        return
+    first, *others = (f"{label} {probability:.1%}" for label, probability in result["top"])
+    click.echo(f"{name}: {first}" + (f"   ({', '.join(others)})" if others else ""))
+
+
+def _report_failure(name: str, error: PictureError, as_json: bool) -> None:
+    if as_json:
+        echo_json({"picture": name, "error": str(error)})
+    else:
+        click.echo(f"error: {error}", err=True)
