@@ -35,7 +35,7 @@ class Arithmetic:
     network: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PublishedArithmetic(Arithmetic):
     """A published core's arithmetic.
 
@@ -46,8 +46,8 @@ class PublishedArithmetic(Arithmetic):
     which rounds them again (``None``: parameters are part of the bitstream, rounded once).
     """
 
-    feature: Format = Format(16, 9)
-    parameter: Format = Format(12, 4)
+    feature: Format
+    parameter: Format
     two_thirds: int = 171
     third: int = 85
     gate_rounded: bool = False
@@ -57,11 +57,17 @@ class PublishedArithmetic(Arithmetic):
 
 FAITHFUL = Arithmetic("faithful", "this project's own: agrees with the float network, one rounding per element")
 FLOAT = Arithmetic("float", "the network as trained, in float64 (reference backend only)")
-CIFAR10_2021 = PublishedArithmetic("cifar10-2021", "the authors' released CIFAR-10 C model, bit for bit", "cifar10")
+CIFAR10_2021 = PublishedArithmetic(
+    name="cifar10-2021",
+    summary="the authors' released CIFAR-10 C model, bit for bit",
+    network="cifar10",
+    feature=Format(16, 9),
+    parameter=Format(12, 4),
+)
 CIFAR10_2020 = PublishedArithmetic(
-    "cifar10-2020",
-    "the core in the public CIFAR-10 bitstream, bit for bit",
-    "cifar10",
+    name="cifar10-2020",
+    summary="the core in the public CIFAR-10 bitstream, bit for bit",
+    network="cifar10",
     feature=Format(24, 9),
     parameter=Format(20, 4),
     two_thirds=43691,
@@ -69,9 +75,9 @@ CIFAR10_2020 = PublishedArithmetic(
     gate_rounded=True,
 )
 IMAGENET_2021 = PublishedArithmetic(
-    "imagenet-2021",
-    "the published ImageNet core, bit for bit: on the same 1000 photographs 49.0 % top-1 where float has 81.0 %",
-    "imagenet",
+    name="imagenet-2021",
+    summary="the published ImageNet core, bit for bit: on the same 1000 photographs 49.0 % top-1 where float has 81.0 %",
+    network="imagenet",
     feature=Format(13, 9),
     parameter=Format(14, 6),
     gate_rounded=True,

@@ -92,11 +92,12 @@ def classifier_logits(
 ) -> npt.NDArray[np.float32]:
     """Logits from the exact sums of the last map over its ``positions``.
 
-    ``sums`` int64 [N, features] with :data:`FRACTION` fraction bits. The products are summed exactly in int64; the
+    ``sums`` int64 [N, features] with :data:`FRACTION` fraction bits. The products are summed exactly; the
     division by ``positions`` and the bias are one float64 operation each, then float32.
     """
-    products = sums @ weight.astype(np.int64).T
-    means = np.ldexp(products.astype(np.float64), -(exponent.astype(np.int64) + FRACTION)) / positions
+    # Integers below 2**53 throughout, so float64 products are exact in any order, and NumPy is fast with them.
+    products = sums.astype(np.float64) @ weight.astype(np.float64).T
+    means = np.ldexp(products, -(exponent.astype(np.int64) + FRACTION)) / positions
     return (means + bias).astype(np.float32)
 
 
@@ -160,7 +161,7 @@ def _knee(w0: Real, before_knee: Real, s_max: int) -> tuple[Raw, npt.NDArray[np.
 
     The PReLU's argument w0 * S/3 + before_knee changes sign at S = -3 * before_knee / w0.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         crossing = -3.0 * before_knee / w0
     flat = np.where(before_knee >= 0, -s_max - 1.0, s_max + 1.0)  # w0 == 0: the same side everywhere
     rising = np.ceil(crossing)

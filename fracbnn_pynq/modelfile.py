@@ -3,8 +3,8 @@
 A model file is a ``.safetensors`` file with one metadata entry, ``fracbnn``, a JSON object (``format``, ``version``,
 ``network``, ``classes``, ``provenance``, ``checksum``). Its tensors are listed by :func:`tensor_layout`:
 
-* ``stem.weight``, ``<layer>.weight``: uint8 [out, k, k, in/8], bit ``c % 8`` (least significant first) of byte ``c // 8``
-  is input channel c, 1 where the weight is +1. The stem's input channel is ``32 * colour + thermometer plane``.
+* ``stem.weight``, ``<layer>.weight``: uint8 [out, k, k, in/8]; bit ``c % 8`` (least significant first) of byte
+  ``c // 8`` is input channel c, 1 where the weight is +1. The stem's input channel is ``32 * colour + thermometer plane``.
 * ``stem.bn``: [2, out], weight and bias of the folded batch norm.
 * ``<layer>.parameters``: [8, out], rows as :data:`fracbnn_pynq.networks.LAYER_PARAMETERS`.
 * ``fc.weight`` [classes, features] and ``fc.bias`` [classes].
@@ -19,6 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import reprlib
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,7 +43,7 @@ Real = npt.NDArray[np.float64]
 _INT16_MAX = 32767
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays do not compare to a bool
 class LayerParameters:
     """One gated layer's trained numbers.
 
@@ -59,7 +61,7 @@ class LayerParameters:
         raise AttributeError(name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A trained model in memory, checked on creation.
 
@@ -80,10 +82,13 @@ class Model:
 
     def __post_init__(self) -> None:
         _check_tensors(self)
-        if len(self.classes) != self.network.classes or not all(isinstance(c, str) and c for c in self.classes):
+        if len(self.classes) != self.network.classes:
             raise ModelError(
                 f"expected {self.network.classes} class names for {self.network.title}, found {len(self.classes)}"
             )
+        for name in self.classes:
+            if not (isinstance(name, str) and name and name.isprintable()):
+                raise ModelError(f"expected class names of printable characters, found {reprlib.repr(name)}")
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """Every tensor under its name in the file, real numbers as float64."""
@@ -180,7 +185,10 @@ def _checksum(header: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]
 
 
 def save_model(model: Model, path: str | os.PathLike[str]) -> None:
-    """Write ``model`` to ``path``; an existing file is replaced only once the new one is complete."""
+    """Write ``model`` to ``path``; an existing file is replaced only once the new one is complete.
+
+    Raises :class:`~fracbnn_pynq.errors.ModelError` if the provenance is not JSON or ``path`` cannot be written.
+    """
     from safetensors.numpy import save  # noqa: PLC0415 - keeps "import fracbnn_pynq" light
 
     stored: dict[str, npt.NDArray[Any]] = {}
@@ -191,15 +199,25 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
         "version": VERSION,
         "network": model.network.name,
         "classes": list(model.classes),
-        "provenance": dict(model.provenance),
+        "provenance": _as_json(model.provenance),
     }
     header["checksum"] = _checksum(header, stored)
     data = save(stored, {"fracbnn": json.dumps(header, sort_keys=True)})
     write_atomically(Path(path), data)
 
 
+def _as_json(provenance: Mapping[str, Any]) -> Any:
+    """The provenance as a file gives it back: keys are text, tuples are lists."""
+    try:
+        return json.loads(json.dumps(dict(provenance)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"provenance: expected a mapping that JSON can hold, found something else ({error})") from None
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: into a temporary neighbour, then renamed over ``path``."""
+    if path.exists() and not path.is_file():
+        raise ModelError(f"cannot write {path}: expected a file or a free name, found a folder or a device")
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -213,8 +231,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise ModelError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # gone already, unless something went wrong
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -225,9 +244,11 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_SIZE:
-            raise ModelError(f"{path}: expected a model file of at most {MAX_FILE_SIZE} bytes, found {size}")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path}: expected a model file, found a folder or a device")
+        if status.st_size > MAX_FILE_SIZE:
+            raise ModelError(f"{path}: expected a model file of at most {MAX_FILE_SIZE} bytes, found {status.st_size}")
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read model file {path}: {error.strerror}") from None
@@ -253,7 +274,11 @@ def parse_model(data: bytes) -> Model:
     header = _parse_header(metadata)
     network = get_network(header["network"])
     checksum = header.pop("checksum")
-    if _checksum(header, stored) != checksum:
+    try:
+        matches = _checksum(header, stored) == checksum
+    except RecursionError:
+        matches = False
+    if not matches:
         raise ModelError("the checksum does not match: the file is damaged; fetch or export it again")
     layout = tensor_layout(network)
     odd = sorted((stored.keys() - {"fc.exponent"}) ^ layout.keys())
@@ -282,11 +307,11 @@ def _parse_header(metadata: Mapping[str, str]) -> dict[str, Any]:
         kind, version = header["format"], header["version"]
     except (KeyError, ValueError, TypeError, RecursionError):
         raise ModelError(f"expected a {FORMAT} file, found .safetensors without its description") from None
-    if kind != FORMAT or not isinstance(version, int):
-        raise ModelError(f"expected a {FORMAT} file, found {kind!r} version {version!r}")
+    if kind != FORMAT or type(version) is not int or version < 1:
+        raise ModelError(f"expected a {FORMAT} file, found {reprlib.repr(kind)} version {reprlib.repr(version)}")
     if version > VERSION:
         raise ModelError(
-            f"expected {FORMAT} version {VERSION}, found version {version}: the file was made by a newer "
+            f"expected {FORMAT} version {VERSION}, found version {reprlib.repr(version)}: the file was made by a newer "
             "fracbnn_pynq; upgrade this package or export the model for this version"
         )
     expected = {"network": str, "classes": list, "provenance": dict, "checksum": str}
@@ -301,9 +326,7 @@ def _check_stored(network: Network, stored: Mapping[str, npt.NDArray[Any]]) -> N
     shapes = {**tensor_layout(network), "fc.exponent": (network.classes,)}
     for name, tensor in stored.items():
         allowed: tuple[Any, ...] = (np.float64, np.float32)
-        if name == "fc.exponent":
-            allowed = (np.int16,)
-        elif name == "fc.weight" and "fc.exponent" in stored:
+        if name == "fc.exponent" or (name == "fc.weight" and "fc.exponent" in stored):
             allowed = (np.int16,)
         elif name.endswith(".weight") and name != "fc.weight":
             allowed = (np.uint8,)
@@ -315,9 +338,10 @@ def _check_stored(network: Network, stored: Mapping[str, npt.NDArray[Any]]) -> N
 
 
 def _as_float64(stored: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    tensors = {
-        name: tensor if tensor.dtype == np.uint8 else tensor.astype(np.float64) for name, tensor in stored.items()
-    }
+    with np.errstate(invalid="ignore"):  # signalling NaN; every NaN is refused later
+        tensors = {
+            name: tensor if tensor.dtype == np.uint8 else tensor.astype(np.float64) for name, tensor in stored.items()
+        }
     exponent = stored.get("fc.exponent")
     if exponent is not None:
         if np.abs(exponent.astype(np.int64)).max() > 100:

@@ -19,6 +19,7 @@ arXiv 2012.12206, and the authors' released models.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from .errors import ModelError
@@ -130,7 +131,7 @@ def _imagenet() -> Network:
     strided = {2, 4, 6, 12}
     layers = []
     size = 112
-    for block, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for block, (inner, outer) in enumerate(itertools.pairwise(widths), start=1):
         stride = 2 if block in strided else 1
         layers.append(GatedLayer(f"block{block}.conv3x3", inner, inner, size, stride=stride))
         size //= stride

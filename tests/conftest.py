@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from fracbnn_pynq.importers import import_model
+from fracbnn_pynq.modelfile import Model
+from fracbnn_pynq.networks import CIFAR10, IMAGENET
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+PICTURES = Path(__file__).resolve().parents[1] / "notebooks" / "pictures"
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +21,33 @@ def shared() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip("golden vectors are not here: they lie in ../shared beside the checkout and are not part of it")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def cat() -> Path:
+    """A photograph of a cat."""
+    return PICTURES / "cat.jpg"
+
+
+@cache
+def _authors_model(name: str) -> Model:
+    network = IMAGENET if name.startswith("imagenet") else CIFAR10
+    return import_model([SHARED / "golden" / f"{name}_weights.npz"], network)
+
+
+@pytest.fixture(scope="session")
+def cifar10_authors(shared: Path) -> Model:
+    """The authors' CIFAR-10 network, with the exact numbers of the public bitstream."""
+    return _authors_model("cifar10_prebuilt")
+
+
+@pytest.fixture(scope="session")
+def cifar10_release(shared: Path) -> Model:
+    """The authors' CIFAR-10 network, float32 numbers of their release."""
+    return _authors_model("cifar10_upstream")
+
+
+@pytest.fixture(scope="session")
+def imagenet_authors(shared: Path) -> Model:
+    """The authors' ImageNet network."""
+    return _authors_model("imagenet_authors")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fracbnn_pynq.backends.reference import ReferenceBackend
-from fracbnn_pynq.board import layout
+from fracbnn_pynq.board import layout, weightlayout
 from fracbnn_pynq.errors import PictureError
 from fracbnn_pynq.modelfile import random_model, unpack_weight
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
@@ -25,7 +25,7 @@ def imagenet():
 
 def buffers_of(model):
     bits = {name: (unpack_weight(p.weight) > 0, p.parameters) for name, p in model.layers.items()}
-    packed = layout.pack_imagenet_weights(unpack_weight(model.stem_weight) > 0, model.stem_bn, bits)
+    packed = weightlayout.pack_imagenet_weights(unpack_weight(model.stem_weight) > 0, model.stem_bn, bits)
     return tuple(np.ascontiguousarray(part).tobytes() for part in packed)
 
 
@@ -78,7 +78,7 @@ def test_weight_buffers_give_back_the_model(imagenet):
     assert np.array_equal(found.stem_weight, imagenet.stem_weight)
     for name, layer in imagenet.layers.items():
         assert np.array_equal(found.layers[name].weight, layer.weight)
-        raw = layout.imagenet_parameter_raw(layer.parameters)
+        raw = weightlayout.imagenet_parameter_raw(layer.parameters)
         assert np.array_equal(found.layers[name].parameters, raw * 2.0**-26)
 
 

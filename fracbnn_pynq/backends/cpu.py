@@ -6,6 +6,7 @@ AVX2, NEON, or 64-bit popcounts. They run without the GIL; batches are split ove
 
 from __future__ import annotations
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -136,7 +137,7 @@ class CpuBackend:
         bounds = [count * i // parts for i in range(parts + 1)]
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="fracbnn-cpu")
-        others = [self._pool.submit(work, *pair) for pair in zip(bounds[1:-1], bounds[2:], strict=True)]
+        others = [self._pool.submit(work, *pair) for pair in itertools.pairwise(bounds)]
         work(*bounds[:2])
         for other in others:
             other.result()

@@ -141,7 +141,7 @@ def _published_tables(model: Model, arithmetic: Arithmetic) -> _Tables:
         tables.sum_bits = ImageNetRules.SUM_BITS
         tables.overlap = arithmetic.overlap
         classifier = host_classifier(model)
-        tables.fc = (classifier.weight, classifier.bias)
+        tables.fc = (classifier.weight.astype(np.int16), classifier.bias)
         tables.fc_scale, tables.fc_divisor = classifier.scale, classifier.divisor
         tables.fc_offset, tables.fc_step = classifier.offset, classifier.step
     else:

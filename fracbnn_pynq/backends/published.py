@@ -28,7 +28,7 @@ def two_thirds(arithmetic: PublishedArithmetic, msb: Raw) -> Raw:
 
 
 def gate_opens(arithmetic: PublishedArithmetic, msb: Raw, threshold: Raw) -> Gate:
-    """Whether 2/3 M exceeds the raw ``threshold``: the rounded feature number or the exact product, as the core has it."""
+    """Whether 2/3 M exceeds the raw ``threshold``: its rounded feature number, or the exact product, as the core does."""
     if arithmetic.gate_rounded:
         finer = arithmetic.parameter.fraction - arithmetic.feature.fraction
         return (two_thirds(arithmetic, msb) << finer) > threshold
@@ -123,7 +123,7 @@ class Cifar10Rules(PublishedRules):
 class ImageNetRules(PublishedRules):
     """``imagenet-2021``. Maps are 4-bit codes; the 2-bit activation is a function of the code."""
 
-    pointwise_tile = TileLimit(channels=32, bits=6)
+    pointwise_tile: TileLimit | None = TileLimit(channels=32, bits=6)
     SUM_BITS = 10
     CODE_STEP = 34  # 2/15 with 8 fraction bits
 
@@ -187,7 +187,7 @@ class HostClassifier:
     everything before the division exactly.
     """
 
-    weight: npt.NDArray[np.int16]
+    weight: npt.NDArray[np.float64]
     bias: npt.NDArray[np.float64]
     offset: Raw
     step: npt.NDArray[np.float64]
@@ -196,7 +196,8 @@ class HostClassifier:
 
     def logits(self, sums: Raw) -> npt.NDArray[np.float32]:
         """``sums`` int64 [N, 1024] to float32 [N, 1000]."""
-        products = self.scale * (sums @ self.weight.astype(np.int64).T) + self.offset
+        # Integers below 2**53 throughout, so float64 products are exact in any order, and NumPy is fast with them.
+        products = self.scale * (sums.astype(np.float64) @ self.weight.T) + self.offset
         return (products * self.step / self.divisor + self.bias).astype(np.float32)
 
 
@@ -204,7 +205,7 @@ def host_classifier(model: Model) -> HostClassifier:
     """The classifier of ``model`` for results of the published ImageNet core."""
     weight, exponent = quantise_rows(model.fc_weight)
     offset = -HostClassifier.divisor * weight.sum(axis=1, dtype=np.int64)
-    return HostClassifier(weight, model.fc_bias, offset, np.ldexp(1.0, -exponent.astype(np.int64)))
+    return HostClassifier(weight.astype(np.float64), model.fc_bias, offset, np.ldexp(1.0, -exponent.astype(np.int64)))
 
 
 def gate_at(arithmetic: PublishedArithmetic, threshold: Raw) -> Raw:
@@ -227,9 +228,7 @@ def overlaps(layer: GatedLayer) -> bool:
     return layer.stride == 2 and layer.kernel == 3 and layer.in_channels == 512
 
 
-def _finish_in_place(
-    current: Map, pooled: Callable[[Raw], Raw], finish: Callable[[slice, slice, Raw], Raw]
-) -> Map:
+def _finish_in_place(current: Map, pooled: Callable[[Raw], Raw], finish: Callable[[slice, slice, Raw], Raw]) -> Map:
     """Block 12's 3x3 in the core's memory: the output is written over part of the shortcut that is read later.
 
     A word holds four columns of a 32-channel tile. The 14x14 input tiles take 56 words each from word 0 (4 words a
@@ -244,7 +243,9 @@ def _finish_in_place(
     row_words, out_row_words = -(-size // columns), -(-out_size // columns)
     out_base = tile * out_size * out_row_words  # the second bank begins after room for 32 tiles of the output's size
     memory = np.zeros((n, tiles * size, row_words * columns, tile), np.int64)
-    memory[:, :, :size] = current.reshape(n, size, size, tiles, tile).transpose(0, 3, 1, 2, 4).reshape(n, -1, size, tile)
+    memory[:, :, :size] = (
+        current.reshape(n, size, size, tiles, tile).transpose(0, 3, 1, 2, 4).reshape(n, -1, size, tile)
+    )
     words = memory.reshape(n, -1, columns, tile)  # the same memory, word by word
     output = np.zeros((n, out_size, out_size, channels), np.int64)
     for index in range(tiles):

@@ -112,7 +112,7 @@ class ReferenceBackend:
             # Tile by tile of input channels, because the core stores each tile's sum in a few bits.
             tiles = range(0, layer.in_channels, limit.channels)
             parts = [_sums(signs[..., t : t + 32], weight[..., t : t + 32], layer) for t in tiles]
-            return self._rules.wrap_sums(sum(limit.wrap(part) for part in parts))
+            return self._rules.wrap_sums(np.add.reduce([limit.wrap(part) for part in parts]))
         return self._rules.wrap_sums(_sums(signs, weight, layer))
 
     def _chunks(self, images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -129,7 +129,9 @@ def _make_rules(model: Model, arithmetic: Any) -> Rules:
     if arithmetic is FAITHFUL:
         return FaithfulRules(model)
     assert isinstance(arithmetic, PublishedArithmetic)  # noqa: S101 - the registry holds nothing else
-    return (Cifar10Rules if arithmetic.network == "cifar10" else ImageNetRules)(model, arithmetic)
+    if arithmetic.network == model.network.name == "cifar10":
+        return Cifar10Rules(model, arithmetic)
+    return ImageNetRules(model, arithmetic)
 
 
 def _sums(signs: npt.NDArray[np.int8], weight: npt.NDArray[np.int8], layer: GatedLayer | Stem) -> Raw:

@@ -65,7 +65,7 @@ def duplicated(layer: GatedLayer, shortcut: Map) -> Map:
 class FaithfulRules:
     """The ``faithful`` arithmetic, from the tables of :mod:`fracbnn_pynq.faithful`."""
 
-    pointwise_tile = None
+    pointwise_tile: TileLimit | None = None
 
     def __init__(self, model: Model) -> None:
         self._network = model.network
@@ -98,7 +98,7 @@ class FaithfulRules:
 
     def _shortcut(self, layer: GatedLayer, current: Map) -> Map:
         if layer.stride == 2:
-            total = sum(pooled_parts(current))
+            total = np.add.reduce(pooled_parts(current))
             # Codes enter as the exact sum of four (gamma carries the 1/4); wide maps as their mean, rounded half up.
             current = total if self._codes else (total + 2) >> 2
         return duplicated(layer, current)
@@ -120,7 +120,7 @@ class FloatRules:
     Quantisers round half to even, as PyTorch's do.
     """
 
-    pointwise_tile = None
+    pointwise_tile: TileLimit | None = None
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -153,7 +153,7 @@ class FloatRules:
         if self._model.network.shortcut_bits is not None:
             current = quantise_unit(current, faithful.CODE_MAX) / faithful.CODE_SCALE - 1
         if layer.stride == 2:
-            current = sum(pooled_parts(current)) / 4
+            current = np.add.reduce(pooled_parts(current)) / 4
         return duplicated(layer, current)
 
 

@@ -1,42 +1,26 @@
-"""How images, weights, parameters and results lie in the memory the published accelerators read and write.
+"""How images and results lie in the memory the published accelerators read and write; weights: :mod:`.weightlayout`.
 
-Pure numpy. Bit k of a 64-byte word is bit ``k % 8`` of its byte ``k // 8``; all integers are little-endian. Weight
-bits are 1 for +1 and 0 for -1, as arrays [out, row, column, in]; the stem's input channel is ``32 * colour + t``.
+Pure numpy. Bit k of a 64-byte word is bit ``k % 8`` of its byte ``k // 8``; all integers are little-endian.
 Source: the authors' HLS sources and host programs, checked against the weights, images and results they published.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import AcceleratorError, ModelError, PictureError
-from ..networks import (
-    CIFAR10,
-    IMAGENET,
-    INPUT_PLANES,
-    LAYER_PARAMETERS,
-    THERMOMETER_LEVELS,
-    GatedLayer,
-    Network,
-    Stem,
-)
+from ..errors import AcceleratorError, PictureError
+from ..networks import IMAGENET, INPUT_PLANES, THERMOMETER_LEVELS
 from ..thermometer import LEVELS
-
-logger = logging.getLogger(__name__)
 
 W = TypeVar("W", np.uint32, np.uint64)
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 I8 = npt.NDArray[np.int8]
-I32 = npt.NDArray[np.int32]
-F64 = npt.NDArray[np.float64]
-Bits = npt.NDArray[np.uint8] | npt.NDArray[np.bool_]
 
 CIFAR10_IMAGE_SHAPE = (3, 32, 32)
 """uint64 words [colour, row, column]; level t is bit 63 - t, bits 31..0 are zero."""
@@ -44,8 +28,6 @@ CIFAR10_IMAGE_BYTES = 24_576
 CIFAR10_RESULT_SHAPE = (10,)
 """float32 logits."""
 CIFAR10_RESULT_BYTES = 40
-CIFAR10_TILE_2021, CIFAR10_TILE_2020 = 16, 8
-"""Output channels per tile of the convolution table, in the released sources and in the published bitstream."""
 
 IMAGENET_IMAGE_SHAPE = (3, 224, 224)
 """uint32 words [colour, row, column]; level t is bit t."""
@@ -58,7 +40,6 @@ IMAGENET_PARAMETER_WORDS, IMAGENET_PARAMETER_BYTES = 5_460, 349_440
 IMAGENET_SCRATCH_WORDS, IMAGENET_SCRATCH_BYTES = 203_400, 13_017_600
 IMAGENET_RESULT_WORDS = 448
 """The result is the first words of the scratch memory: block 13's map, 1024 x 7 x 7 codes of 4 bits."""
-IMAGENET_PARAMETER_FRACTION_BITS = 26
 
 TILE_CHANNELS = 32
 """Channels of one tile of the ImageNet core's weights and maps."""
@@ -89,7 +70,10 @@ def unpack_cifar10_image(words: U64) -> U8:
 
     Raises PictureError where a word is not a thermometer code; ``cifar10_planes`` reads those.
     """
-    return _unpack_image(words, _CIFAR10_CODES, CIFAR10_IMAGE_SHAPE)
+    _check(words, np.uint64, CIFAR10_IMAGE_SHAPE, "image words")
+    zeros = ~(words >> np.uint64(32)).astype(np.uint32)
+    wrong = (zeros & (zeros + np.uint32(1)) != 0) | (words & np.uint64(0xFFFF_FFFF) != 0)
+    return _checked_levels(THERMOMETER_LEVELS - _ones(zeros), wrong, words)
 
 
 def cifar10_planes(words: U64) -> I8:
@@ -117,7 +101,8 @@ def unpack_imagenet_image(words: U32) -> U8:
 
     Raises PictureError where a word is not a thermometer code; ``imagenet_planes`` reads those.
     """
-    return _unpack_image(words, _IMAGENET_CODES, IMAGENET_IMAGE_SHAPE)
+    _check(words, np.uint32, IMAGENET_IMAGE_SHAPE, "image words")
+    return _checked_levels(_ones(words), words & (words + np.uint32(1)) != 0, words)
 
 
 def imagenet_planes(words: U32) -> I8:
@@ -143,14 +128,17 @@ def _pack_image(image: U8, out: npt.NDArray[W] | None, table: npt.NDArray[W], sh
     return table.take(image.swapaxes(-1, -2).swapaxes(-2, -3), out=out, mode="wrap")
 
 
-def _unpack_image(words: npt.NDArray[Any], codes: npt.NDArray[Any], shape: tuple[int, ...]) -> U8:
-    _check(words, codes.dtype, shape, "image words")
-    levels = np.minimum(np.searchsorted(codes, words), THERMOMETER_LEVELS)
-    wrong = codes[levels] != words
-    if np.any(wrong):
+def _ones(low: U32) -> U8:
+    """How many bits are 1 in words whose ones all lie below their zeros: uint8 of the same shape."""
+    return np.frexp(low.astype(np.float64))[1].astype(np.uint8)
+
+
+def _checked_levels(levels: U8, wrong: Bools, words: npt.NDArray[Any]) -> U8:
+    """``levels`` [..., colour, row, column] as a picture [..., row, column, colour]."""
+    if wrong.any():
         first = words[wrong].flat[0]
         raise PictureError(f"expected thermometer codes, found {np.count_nonzero(wrong)} other words, first {first:#x}")
-    return np.ascontiguousarray(np.moveaxis(levels, -3, -1), np.uint8)
+    return np.ascontiguousarray(np.moveaxis(levels, -3, -1))
 
 
 def _planes(words: npt.NDArray[Any], shifts: npt.NDArray[Any]) -> I8:
@@ -229,179 +217,3 @@ def _map_lanes(words: U8, size: int) -> U8:
     if not words.flags.c_contiguous:
         raise AcceleratorError("map words: expected a C-contiguous array, found a strided view")
     return words.reshape(-1, size, -(-size // 4), 4, _LANES)
-
-
-# Weights of the ImageNet core -----------------------------------------------------------------------------------------
-
-
-class ImageNetBuffers(NamedTuple):
-    """The three weight buffers: uint8 [49104, 64], uint8 [6132, 64], int32 [5460, 16] with 26 fraction bits."""
-
-    conv3x3: U8
-    conv1x1: U8
-    parameters: I32
-
-
-class ImageNetWeights(NamedTuple):
-    """Stem bits uint8 [32, 3, 3, 96], stem batch norm float64 [2, 32] (weight, bias), and per gated layer its bits
-    uint8 [out, k, k, in] with its parameters float64 [8, out] in the order of ``networks.LAYER_PARAMETERS``."""
-
-    stem_weight: U8
-    stem_bn: F64
-    layers: dict[str, tuple[U8, F64]]
-
-
-def pack_imagenet_weights(stem_weight: Bits, stem_bn: F64, layers: Mapping[str, tuple[Bits, F64]]) -> ImageNetBuffers:
-    """Buffers of a model; :class:`ImageNetWeights` describes the arrays. Raises ModelError where one does not fit."""
-    words: dict[int, list[U8]] = {3: [], 1: []}
-    arrays = {"stem": _expect("stem batch norm", stem_bn, (2, IMAGENET.stem.out_channels))}
-    for name, (out, kernel, channels) in _weight_shapes(IMAGENET).items():
-        bits = stem_weight if name == "stem" else _layer(layers, name)[0]
-        words[kernel].append(_pack_tiles(_check_bits(name, bits, (out, kernel, kernel, channels))))
-        if name != "stem":
-            arrays[name] = _expect(f"{name} parameters", layers[name][1], (len(LAYER_PARAMETERS), out))
-    values = np.concatenate([arrays[name][row] for name, row, _ in _parameter_slots()])
-    return ImageNetBuffers(
-        np.concatenate(words[3]),
-        np.concatenate(words[1]),
-        imagenet_parameter_raw(values).reshape(-1, _LANES),
-    )
-
-
-def unpack_imagenet_weights(buffers: ImageNetBuffers) -> ImageNetWeights:
-    """The inverse of :func:`pack_imagenet_weights`, exact. Raises ModelError where a buffer has another form."""
-    remaining = {
-        3: _expect("3x3 weights", buffers.conv3x3, (IMAGENET_CONV3X3_WORDS, WORD_BYTES), np.uint8),
-        1: _expect("1x1 weights", buffers.conv1x1, (IMAGENET_CONV1X1_WORDS, WORD_BYTES), np.uint8),
-    }
-    raw = _expect("1-D parameters", buffers.parameters, (IMAGENET_PARAMETER_WORDS, _LANES), np.int32)
-    bits = {}
-    for name, (out, kernel, channels) in _weight_shapes(IMAGENET).items():
-        count = out * channels * kernel * kernel // (8 * WORD_BYTES)
-        bits[name] = _unpack_tiles(remaining[kernel][:count], out, kernel, channels)
-        remaining[kernel] = remaining[kernel][count:]
-    values = np.ldexp(raw.reshape(-1).astype(np.float64), -IMAGENET_PARAMETER_FRACTION_BITS)
-    arrays = {name: np.empty((len(LAYER_PARAMETERS), len(weight))) for name, weight in bits.items()}
-    start = 0
-    for name, row, channels in _parameter_slots():
-        arrays[name][row] = values[start : start + channels]
-        start += channels
-    layers = {name: (bits[name], arrays[name]) for name in bits if name != "stem"}
-    return ImageNetWeights(bits["stem"], arrays["stem"][:2].copy(), layers)
-
-
-def imagenet_parameter_raw(values: F64) -> I32:
-    """1-D parameters as the ImageNet core is given them: int32 with 26 fraction bits, ties to even, saturated.
-
-    Raises ModelError for values that are not finite; logs a warning where one lies outside [-32, 32).
-    """
-    if not np.all(np.isfinite(values)):
-        raise ModelError("1-D parameters must be finite numbers; found infinities or NaN")
-    scaled = np.rint(np.ldexp(np.asarray(values, np.float64), IMAGENET_PARAMETER_FRACTION_BITS))
-    limits = np.iinfo(np.int32)
-    raw = np.clip(scaled, limits.min, limits.max)
-    if np.any(raw != scaled):
-        logger.warning("%d parameters lie outside [-32, 32) and are saturated", np.count_nonzero(raw != scaled))
-    return raw.astype(np.int32)
-
-
-def _parameter_slots() -> Iterator[tuple[str, int, int]]:
-    """(layer, row of its parameter array, channels) in the order of the parameter buffer."""
-    stem = IMAGENET.stem
-    yield from ((stem.name, row, stem.out_channels) for row in range(2))
-    groups = (("threshold", "bn1_weight", "bn1_bias"), ("shift_x", "shift_y", "slope"), ("bn2_weight", "bn2_bias"))
-    for pair in zip(IMAGENET.layers[0::2], IMAGENET.layers[1::2], strict=True):
-        for names in groups:
-            for layer in pair:
-                yield from ((layer.name, LAYER_PARAMETERS.index(name), layer.out_channels) for name in names)
-
-
-def _pack_tiles(bits: Bits) -> U8:
-    """[out, k, k, in] -> words by output tile, input tile, half of the output tile, kernel row, kernel column."""
-    out, kernel, _, channels = bits.shape
-    tiled = bits.reshape(out // 32, 2, _LANES, kernel, kernel, channels // 32, 32).transpose(0, 5, 1, 3, 4, 2, 6)
-    return np.packbits(tiled, axis=-1, bitorder="little").reshape(-1, WORD_BYTES)
-
-
-def _unpack_tiles(words: U8, out: int, kernel: int, channels: int) -> U8:
-    tiled = np.unpackbits(words.reshape(-1, 4), axis=-1, bitorder="little")
-    tiled = tiled.reshape(out // 32, channels // 32, 2, kernel, kernel, _LANES, 32).transpose(0, 2, 5, 3, 4, 1, 6)
-    return np.ascontiguousarray(tiled).reshape(out, kernel, kernel, channels)
-
-
-# Convolution table of the CIFAR-10 core -------------------------------------------------------------------------------
-
-
-def pack_cifar10_weights(stem_weight: Bits, layers: Mapping[str, Bits], tile: int = CIFAR10_TILE_2021) -> U64:
-    """Convolution table uint64 [720 / tile, tile, 3, 3], bit 63 - c for input channel c, of the canonical weight bits.
-
-    ``stem_weight``: [16, 3, 3, 96]; ``layers``: [out, 3, 3, in] by layer name. ``tile``: output channels per tile, 16
-    (released sources) or 8 (published bitstream). Raises ModelError where an array does not fit.
-    """
-    _check_tile(tile)
-    tiles = []
-    for name, (out, kernel, channels) in _weight_shapes(CIFAR10).items():
-        bits = stem_weight if name == "stem" else _layer(layers, name)
-        groups = 3 if name == "stem" else 1
-        bits = _check_bits(name, bits, (out, kernel, kernel, channels))
-        tiled = bits.reshape(out // tile, tile, 3, 3, groups, channels // groups).transpose(0, 4, 1, 2, 3, 5)
-        padded = np.zeros((*tiled.shape[:-1], 64), np.uint8)
-        padded[..., : tiled.shape[-1]] = tiled
-        words = np.packbits(padded, axis=-1).view(">u8")
-        tiles.append(words.reshape(-1, tile, 3, 3).astype(np.uint64))
-    return np.concatenate(tiles)
-
-
-def unpack_cifar10_weights(table: U64, tile: int = CIFAR10_TILE_2021) -> tuple[U8, dict[str, U8]]:
-    """The inverse of :func:`pack_cifar10_weights`: stem bits and layer bits, uint8.
-
-    Raises ModelError where the table has another form or has a bit set that stands for no channel.
-    """
-    _check_tile(tile)
-    shapes = _weight_shapes(CIFAR10)
-    count = {name: out * (3 if name == "stem" else 1) // tile for name, (out, _, _) in shapes.items()}
-    table = _expect("convolution table", table, (sum(count.values()), tile, 3, 3), np.uint64)
-    bits, start = {}, 0
-    for name, (out, kernel, channels) in shapes.items():
-        groups = 3 if name == "stem" else 1
-        words = np.ascontiguousarray(table[start : start + count[name]], ">u8")
-        start += count[name]
-        tiled = np.unpackbits(words[..., None].view(np.uint8), axis=-1)
-        if np.any(tiled[..., channels // groups :]):
-            raise ModelError(f"{name}: expected only the {channels // groups} highest bits of a word set, found others")
-        tiled = tiled[..., : channels // groups].reshape(out // tile, groups, tile, 3, 3, channels // groups)
-        bits[name] = np.ascontiguousarray(tiled.transpose(0, 2, 3, 4, 1, 5)).reshape(out, kernel, kernel, channels)
-    return bits.pop("stem"), bits
-
-
-def _weight_shapes(network: Network) -> dict[str, tuple[int, int, int]]:
-    """(output channels, kernel, input channels) of the stem and every gated layer, in network order."""
-    layers: tuple[Stem | GatedLayer, ...] = (network.stem, *network.layers)
-    return {layer.name: (layer.out_channels, layer.kernel, layer.in_channels) for layer in layers}
-
-
-def _check_tile(tile: int) -> None:
-    if tile not in (CIFAR10_TILE_2020, CIFAR10_TILE_2021):
-        raise ModelError(f"tile: expected {CIFAR10_TILE_2020} or {CIFAR10_TILE_2021} output channels, found {tile}")
-
-
-def _layer(layers: Mapping[str, Any], name: str) -> Any:
-    try:
-        return layers[name]
-    except KeyError:
-        raise ModelError(f"layer {name} is missing: found {', '.join(layers) or 'none'}") from None
-
-
-def _check_bits(name: str, bits: Bits, shape: tuple[int, ...]) -> Bits:
-    if bits.shape != shape or bits.dtype not in (np.uint8, np.bool_):
-        raise ModelError(f"{name}: expected bool or uint8 {list(shape)}, found {bits.dtype.name} {list(bits.shape)}")
-    if bits.dtype == np.uint8 and bits.max() > 1:
-        raise ModelError(f"{name}: expected weight bits 0 and 1, found {bits.max()}")
-    return bits
-
-
-def _expect(what: str, array: Any, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float64) -> Any:
-    if array.shape != shape or array.dtype != dtype:
-        expected = f"{np.dtype(dtype).name} {list(shape)}"
-        raise ModelError(f"{what}: expected {expected}, found {array.dtype.name} {list(array.shape)}")
-    return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from importlib import import_module
@@ -16,6 +17,8 @@ COMMANDS = {
     "models": ("models", "List, show, fetch models."),
     "import": ("importing", "Convert a trained network into a model file."),
     "bench": ("bench", "Measure how fast a model runs here."),
+    "overlays": ("overlays", "List, fetch, check the published overlays."),
+    "doctor": ("doctor", "Say what works here, and what a board would need."),
 }
 INPUT_AT_FAULT = 2
 FAILED = 1
@@ -50,6 +53,8 @@ def group(verbose: bool) -> None:
 
 def main() -> None:
     """Entry point: errors of this package become one line and an exit code, 2 where the input is at fault."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         group(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -66,5 +71,5 @@ def main() -> None:
         sys.exit(INPUT_AT_FAULT if at_fault else FAILED)
     except BrokenPipeError:
         # The reader of our output has gone (``| head``). Point stdout elsewhere, or Python complains when it exits.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115, PTH123
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
         sys.exit(FAILED)

@@ -17,6 +17,7 @@ from .options import echo_json, echo_table, engine_options, json_option
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="For each batch size.")
 @json_option
 def command(
+    *,
     model: str | None,
     backend: str,
     board: str,
@@ -52,7 +53,7 @@ def measure(classifier: Classifier, batch: int, seconds: float) -> dict[str, flo
     size = classifier.network.image_size
     images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     classifier.logits(images)  # first use allocates
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
         start = time.perf_counter()

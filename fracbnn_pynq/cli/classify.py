@@ -28,6 +28,7 @@ STDIN = "-"
 @json_option
 def command(
     pictures: tuple[str, ...],
+    *,
     model: str | None,
     backend: str,
     board: str,
@@ -71,9 +72,7 @@ def _expand(patterns: tuple[str, ...]) -> tuple[list[str], list[tuple[str, Pictu
     return list(names), failures
 
 
-def _results(
-    classifier: Classifier, names: list[str], top: int
-) -> Iterator[tuple[str, dict[str, Any] | PictureError]]:
+def _results(classifier: Classifier, names: list[str], top: int) -> Iterator[tuple[str, dict[str, Any] | PictureError]]:
     """Every picture's result or error, in order; pictures are classified in batches."""
     from tqdm import tqdm  # noqa: PLC0415 - one picture needs no bar
 
@@ -95,7 +94,7 @@ def _results(
 
 def _load(classifier: Classifier, name: str) -> np.ndarray[Any, np.dtype[np.uint8]] | PictureError:
     try:
-        source = click.get_binary_stream("stdin").read() if name == STDIN else Path(name)
+        source = sys.stdin.buffer.read() if name == STDIN else Path(name)
         return load(source, classifier.network)
     except PictureError as error:
         return error

@@ -22,9 +22,7 @@ MAX_TEXT = 1 << 20
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The model file to write (.safetensors).")
 @click.option("--classes", type=click.Path(path_type=Path), help="Class names, one a line. [default: the data set's]")
 @click.option("--provenance", help='A JSON object kept in the file, for instance {"licence": "..."}.')
-def command(
-    sources: tuple[Path, ...], network: str, out: Path, classes: Path | None, provenance: str | None
-) -> None:
+def command(sources: tuple[Path, ...], network: str, out: Path, classes: Path | None, provenance: str | None) -> None:
     """Convert a trained network into a model file.
 
     SOURCE is the two .h files of the authors' CIFAR-10 release, the five .bin files of their ImageNet release, or one
@@ -32,13 +30,18 @@ def command(
     """
     names = None
     if classes is not None:
-        text = read_source(classes, MAX_TEXT).decode("utf-8", "replace")
-        names = tuple(line.strip() for line in text.splitlines() if line.strip())
-    model = import_model(
-        list(sources), get_network(network), provenance=_parse_provenance(provenance), classes=names
-    )
+        names = _parse_classes(classes)
+    model = import_model(list(sources), get_network(network), provenance=_parse_provenance(provenance), classes=names)
     save_model(model, out)
     click.echo(f"{out}: {model.network.title}, {out.stat().st_size} bytes")
+
+
+def _parse_classes(path: Path) -> tuple[str, ...]:
+    try:
+        text = read_source(path, MAX_TEXT).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: expected class names in UTF-8, one a line, found other bytes ({error})") from None
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _parse_provenance(text: str | None) -> dict[str, object]:
@@ -46,7 +49,7 @@ def _parse_provenance(text: str | None) -> dict[str, object]:
         return {}
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"--provenance: expected a JSON object, found something else ({error})") from None
     if not isinstance(data, dict):
         raise SourceError(f"--provenance: expected a JSON object, found {type(data).__name__}")

@@ -33,12 +33,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def echo_json(data: Any) -> None:
     """One JSON document on one line of stdout."""
-    click.echo(json.dumps(data, ensure_ascii=False))
+    text = json.dumps(data, ensure_ascii=False)
+    # The bytes of a file name that are not text, Python's lone surrogates, stay escapes: \udcff.
+    click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def echo_table(rows: Iterable[Iterable[str]]) -> None:
     """Rows of text in aligned columns."""
-    cells = [list(row) for row in rows]
+    cells = [[_on_one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _on_one_line(text: str) -> str:
+    """Text of a model file's maker, with characters that could move the cursor shown as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceError
+from ..errors import ModelError, SourceError
 from ..modelfile import Model
 from ..networks import CIFAR10, IMAGENET, Network
 
@@ -29,6 +30,16 @@ def import_model(
     """
     given = dict(provenance or {})
     given.setdefault("source", [path.name for path in sources])
+    model = _read(sources, network, given, classes)
+    if classes is None or classes == model.classes:
+        return model
+    try:
+        return replace(model, classes=classes)
+    except ModelError as error:
+        raise SourceError(str(error)) from None
+
+
+def _read(sources: Sequence[Path], network: Network, given: dict[str, Any], classes: tuple[str, ...] | None) -> Model:
     endings = {path.suffix.lower() for path in sources}
     if endings == {".h"} and network is CIFAR10:
         from .hls_tables import import_hls_tables  # noqa: PLC0415 - only the importer that is used is loaded

@@ -9,7 +9,9 @@ numbers.
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..board.layout import unpack_cifar10_weights
+from ..board.weightlayout import unpack_cifar10_weights
 from ..errors import ModelError, SourceError
 from ..modelfile import Model
 from ..networks import CIFAR10
@@ -27,10 +29,12 @@ from .parameters import CIFAR10_CLASSES, build_model, parameter_sizes
 CONVOLUTIONS = "conv_weight_all"
 MAX_HEADER_SIZE = 8 << 20
 
-_DECLARATION = re.compile(r"(\w+)\s*((?:\[\s*\d+\s*\]\s*)+)=\s*\{")
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-_FILLER = re.compile(r"[\s{},fFuUlL]*")
+# Each pattern takes time linear in the text, whatever the text: matches start at word boundaries only, and a comment
+# that is never closed goes to the end.
+_DECLARATION = re.compile(r"\b(\w+)\s*((?:\[\s*\d{1,9}\s*\]\s*){1,8})=\s*\{", re.ASCII)
+_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)|//[^\n]*", re.DOTALL)
+_HEXADECIMAL = re.compile(r"(0[xX][0-9a-fA-F]+)[uUlL]*")
+_DECIMAL = re.compile(r"([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)[fFlLuU]*")
 
 
 def import_hls_tables(paths: Iterable[Path], provenance: dict[str, Any]) -> Model:
@@ -51,7 +55,7 @@ def import_hls_tables(paths: Iterable[Path], provenance: dict[str, Any]) -> Mode
         values = table.reshape(-1)
         if values.size < size or values[size:].any():
             raise SourceError(f"table {c_name}: expected {size} numbers and zeros, found {values.size} numbers")
-        arrays[name] = values[:size]
+        arrays[name] = table if values.size == size else values[:size]
     return build_model(CIFAR10, arrays, CIFAR10_CLASSES, provenance)
 
 
@@ -79,27 +83,31 @@ def read_tables(text: str, wanted: Iterable[str], origin: str) -> dict[str, npt.
     for match in _DECLARATION.finditer(text):
         name = match[1]
         if name in names:
+            where = f"{origin}: table {name}"
             end = text.find(";", match.end())
-            shape = [int(size) for size in re.findall(r"\d+", match[2])]
-            tables[name] = _literal(text[match.end() : end if end >= 0 else None], shape, f"{origin}: table {name}")
+            if end < 0:
+                raise SourceError(f"{where}: expected a ';' after it, found the end of the file: is the file whole?")
+            shape = [int(size) for size in re.findall(r"[0-9]+", match[2])]
+            tables[name] = _literal(text[match.end() : end], shape, where)
     return tables
 
 
 def _literal(text: str, shape: list[int], where: str) -> npt.NDArray[Any]:
-    numbers = _NUMBER.findall(text)
-    count = 1
-    for size in shape:
-        count *= size
-    if len(numbers) != count:
-        raise SourceError(f"{where}: expected {count} numbers for {shape}, found {len(numbers)}")
-    if not _FILLER.fullmatch(_NUMBER.sub(" ", text)):
-        raise SourceError(f"{where}: expected numbers, braces and commas, found something else")
-    if all(number[:2] in ("0x", "0X") for number in numbers):
-        words = [int(number, 16) for number in numbers]
-        if max(words, default=0) >= 1 << 64:
-            raise SourceError(f"{where}: expected 64-bit words, found a longer one")
-        return np.array(words, np.uint64).reshape(shape)
-    try:
-        return np.array([float(number) for number in numbers]).reshape(shape)
-    except ValueError as error:
-        raise SourceError(f"{where}: {error}") from None
+    """The numbers of ``text``, which is what follows the first brace."""
+    if text.count("{") + 1 != text.count("}"):
+        raise SourceError(f"{where}: expected as many closing braces as opening ones, found others")
+    numbers = [number for part in re.split(r"[{},]", text) if (number := part.strip())]
+    if len(numbers) != math.prod(shape):
+        raise SourceError(f"{where}: expected {math.prod(shape)} numbers for {shape}, found {len(numbers)}")
+    words = [found[1] for number in numbers if (found := _HEXADECIMAL.fullmatch(number))]
+    if words:
+        if len(words) != len(numbers) or any(len(word) > len("0x") + 16 for word in words):
+            raise SourceError(f"{where}: expected hexadecimal words of 64 bits, found something else")
+        return np.array([int(word, 16) for word in words], np.uint64).reshape(shape)
+    values = []
+    for number in numbers:
+        decimal = _DECIMAL.fullmatch(number)
+        if decimal is None:
+            raise SourceError(f"{where}: expected numbers, found {reprlib.repr(number)}")
+        values.append(float(decimal[1]))
+    return np.array(values).reshape(shape)

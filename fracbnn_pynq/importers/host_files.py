@@ -18,9 +18,8 @@ from ..board.layout import (
     IMAGENET_CONV3X3_WORDS,
     IMAGENET_PARAMETER_WORDS,
     WORD_BYTES,
-    ImageNetBuffers,
-    unpack_imagenet_weights,
 )
+from ..board.weightlayout import ImageNetBuffers, unpack_imagenet_weights
 from ..errors import ModelError, SourceError
 from ..modelfile import LayerParameters, Model
 from ..networks import IMAGENET
@@ -48,7 +47,10 @@ def import_host_files(paths: Iterable[Path], provenance: dict[str, Any]) -> Mode
         if len(data) not in SIZES:
             expected = ", ".join(f"{size} ({what})" for size, what in SIZES.items())
             raise SourceError(f"{path}: expected a file of one of these sizes: {expected}; found {len(data)} bytes")
-        found[SIZES[len(data)]] = data
+        what = SIZES[len(data)]
+        if what in found:
+            raise SourceError(f"{path}: expected one file with the {what}, found a second one")
+        found[what] = data
     missing = [what for what in SIZES.values() if what not in found]
     if missing:
         raise SourceError(f"expected five files, found none with the {', '.join(missing)}")

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SourceError
+from ..errors import ModelError, SourceError
 from ..modelfile import LayerParameters, Model, pack_weight, quantise_rows
-from ..networks import CIFAR10, IMAGENET, LAYER_PARAMETERS, GatedLayer, Network
+from ..networks import CIFAR10, IMAGENET, LAYER_PARAMETERS, GatedLayer, Network, Stem
 
 BATCH_NORM_EPSILON = 1e-5
 """PyTorch's default, used by the authors and by this project."""
@@ -41,9 +41,7 @@ _WEIGHTLESS = (
 )
 
 
-def build_model(
-    network: Network, arrays: Arrays, classes: tuple[str, ...], provenance: Mapping[str, Any]
-) -> Model:
+def build_model(network: Network, arrays: Arrays, classes: tuple[str, ...], provenance: Mapping[str, Any]) -> Model:
     """A model from named arrays; raises :class:`~fracbnn_pynq.errors.SourceError` for missing or left-over names."""
     reader = _Reader(network, arrays)
     names = _module_names(network)
@@ -52,11 +50,14 @@ def build_model(
     stem_bn = np.stack(reader.batch_norm(stem["bn1"], network.stem.out_channels))
     layers = {layer.name: _layer(reader, layer, names[layer.name]) for layer in network.layers}
     fc = names["fc"]["weight"]
-    fc_weight = reader.real(f"{fc}.weight", network.classes * network.features).reshape(network.classes, -1)
+    fc_weight = reader.matrix(f"{fc}.weight", (network.classes, network.features))
     fc_bias = reader.real(f"{fc}.bias", network.classes)
     reader.check_all_used()
     fc_weight = rounded_classifier(network, fc_weight)
-    return Model(network, pack_weight(stem_weight), stem_bn, layers, fc_weight, fc_bias, classes, provenance)
+    try:
+        return Model(network, pack_weight(stem_weight), stem_bn, layers, fc_weight, fc_bias, classes, provenance)
+    except ModelError as error:
+        raise SourceError(str(error)) from None
 
 
 def rounded_classifier(network: Network, weight: Real) -> Real:
@@ -86,7 +87,8 @@ def parameter_sizes(network: Network) -> dict[str, int]:
     """Name and number of elements of every parameter that a folded model has."""
     sizes: dict[str, int] = {}
     names = _module_names(network)
-    for layer in (network.stem, *network.layers):
+    every: tuple[Stem | GatedLayer, ...] = (network.stem, *network.layers)
+    for layer in every:
         own, out = names[layer.name], layer.out_channels
         sizes[own["weight"]] = out * layer.in_channels * layer.kernel**2
         for norm in ("bn1", "bn2"):
@@ -147,6 +149,12 @@ def _module_names(network: Network) -> dict[str, dict[str, str]]:
     return names
 
 
+def real_of(raw: Real) -> Real:
+    """Value of raw numbers with :data:`FIXED_FRACTION` fraction bits."""
+    values: Real = np.ldexp(raw, -FIXED_FRACTION)
+    return values
+
+
 class _Reader:
     """Takes arrays by name, checks them and remembers which were used."""
 
@@ -174,14 +182,33 @@ class _Reader:
             raise SourceError(f"parameter {name!r}: expected finite numbers, found NaN or infinity")
         return values
 
+    def matrix(self, name: str, shape: tuple[int, int]) -> Real:
+        """A matrix, or its rows one after the other."""
+        values = self.real(name, shape[0] * shape[1])
+        found = np.shape(self._arrays[name if name in self._arrays else f"fixed.{name}"])
+        if len(found) != 1 and found != shape:
+            raise SourceError(f"parameter {name!r}: expected shape {list(shape)}, found {list(found)}")
+        return values.reshape(shape)
+
     def _fixed(self, name: str, size: int) -> Real:
-        """A parameter given as the raw integers a core holds; the float array of the same name, if any, is rounder."""
+        """A parameter whose raw integers in a core are given, too.
+
+        A float32 parameter on a rounding tie does not say to which raw number its decimal literal rounds; the raw
+        number does. So the float value is kept where it rounds to the given number, else moved to the nearest one that
+        does. Without a float value the raw number is all there is.
+        """
         raw = self.take(f"fixed.{name}", size)
         if raw.dtype.kind not in "iu":
             raise SourceError(f"parameter 'fixed.{name}': expected raw integers, found {raw.dtype}")
-        self._used.add(name)
-        values: Real = np.ldexp(raw.astype(np.float64).reshape(-1), -FIXED_FRACTION)
-        return values
+        exact = raw.astype(np.float64).reshape(-1)
+        if name not in self._arrays:
+            self._used.add(name)
+            return real_of(exact)
+        values = np.ldexp(self.take(name, size).astype(np.float64).reshape(-1), FIXED_FRACTION)
+        kept = np.clip(values, exact - 0.5, np.nextafter(exact + 0.5, -np.inf))
+        if not np.abs(kept - values).max() < 1:
+            raise SourceError(f"parameter {name!r}: expected the numbers of 'fixed.{name}', found others")
+        return real_of(kept)
 
     def signs(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """A convolution's weights, of which only the sign counts (0 as -1)."""
@@ -200,14 +227,13 @@ class _Reader:
         mean, variance = self.real(f"{name}.running_mean", size), self.real(f"{name}.running_var", size)
         if (variance < 0).any():
             raise SourceError(f"parameter {name + '.running_var'!r}: expected variances, found negative numbers")
-        scale = weight / np.sqrt(variance + BATCH_NORM_EPSILON)
-        return scale, bias - mean * scale
+        with np.errstate(over="ignore", invalid="ignore"):  # the model refuses what comes of it
+            scale = weight / np.sqrt(variance + BATCH_NORM_EPSILON)
+            return scale, bias - mean * scale
 
     def check_all_used(self) -> None:
         left = [
-            name
-            for name in self._arrays
-            if name not in self._used and not any(part in name for part in _WEIGHTLESS)
+            name for name in self._arrays if name not in self._used and not any(part in name for part in _WEIGHTLESS)
         ]
         if left:
             raise SourceError(

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..board import layout
+from ..board import layout, weightlayout
 from ..errors import BackendError, PictureError
 from ..modelfile import LayerParameters, Model
 from ..networks import IMAGENET
@@ -140,12 +140,12 @@ class _UnpackedNetwork:
 
 def imagenet_model(conv3x3: bytes, conv1x1: bytes, parameters: bytes) -> Model:
     """The model the three weight buffers describe; its fully connected layer, which the core has not, is zero."""
-    buffers = layout.ImageNetBuffers(
+    buffers = weightlayout.ImageNetBuffers(
         np.frombuffer(conv3x3, np.uint8).reshape(-1, layout.WORD_BYTES),
         np.frombuffer(conv1x1, np.uint8).reshape(-1, layout.WORD_BYTES),
         np.frombuffer(parameters, np.int32).reshape(-1, 16),
     )
-    weights = layout.unpack_imagenet_weights(buffers)
+    weights = weightlayout.unpack_imagenet_weights(buffers)
     return Model(
         network=IMAGENET,
         stem_weight=_packed(weights.stem_weight),

@@ -1,0 +1,307 @@
+"""An accelerator on a board: buffers, starts, waits and results of a core, safe to use from several threads.
+
+One thread owns the core's registers and buffers (:mod:`.owner`). While one picture runs, the next is encoded into the
+other of two image buffers. Imports pynq.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import AcceleratorError, AcceleratorTimeoutError, FracBNNError, OverlayError, OverlayReplacedError
+from ..networks import Network
+from .buffers import Buffers
+from .clock import design_clock_mhz, set_safe_clock
+from .drivers import HlsCore, find_core
+from .loaded import LoadedCheck
+from .owner import Job, OwnerThread
+from .waiting import INTERRUPT_PAYS_S, InterruptWaiter, PollingWaiter, Waiter
+
+log = logging.getLogger(__name__)
+
+STAGES = ("encode", "copy", "start", "run", "read", "post", "total")
+"""Stages of a picture: thermometer code into the buffer; flush; registers; from the start until the core is seen idle
+(during which the next picture is encoded and the last one's ``post`` done); result out of the buffer; what is left to
+compute on the host. ``total`` is the whole call's time, divided by its pictures."""
+
+TIMEOUT_S = 2.0
+_CLOSING_S = 0.5
+
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+
+
+class Accelerator(ABC):
+    """What the cores have in common; see :class:`.cifar10.Cifar10Accelerator`, :class:`.imagenet.ImageNetAccelerator`.
+
+    ``overlay``: a loaded pynq overlay. ``design_mhz``: the clock it was built for (``None``: what its hand-off file
+    says); a faster clock is brought down, see :func:`.clock.set_safe_clock`. ``timeout_s``: how long a run may take.
+
+    Raises :class:`~fracbnn_pynq.errors.OverlayError` where overlay, clock or memory do not fit,
+    :class:`~fracbnn_pynq.errors.AcceleratorError` where there is not enough contiguous memory.
+    """
+
+    network: ClassVar[Network]
+    driver: ClassVar[type[HlsCore]]
+    cycles: ClassVar[int]
+    """Clock cycles of a run as published, from which the first run's duration is guessed."""
+    result_is_overwritten: ClassVar[bool]
+    """Whether the next run writes its result to the same place, so that it must be read before that is started."""
+
+    def __init__(self, overlay: Any, *, design_mhz: float | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        if timeout_s <= 0:
+            raise AcceleratorError(f"timeout_s: expected seconds above zero, found {timeout_s}")
+        self.timeout_s = timeout_s
+        self.clock_mhz = 0.0
+        self.timings: Mapping[str, float] = dict.fromkeys(STAGES, 0.0)
+        """Milliseconds per picture by stage (:data:`STAGES`) of the call that ended last."""
+        self._overlay = overlay
+        self._design_mhz = design_mhz
+        self._buffers = Buffers(overlay.device)
+        self._running = self._overdue = False
+        self._slot: int | None = None
+        """The slot whose addresses are in the core's registers."""
+        self._started = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._owner = OwnerThread(f"fracbnn {self.network.name}")
+        try:
+            self._owner.call(self._open)
+        except BaseException:
+            self.close()
+            raise
+
+    # What a core defines
+
+    @abstractmethod
+    def _allocate(self, buffers: Buffers) -> None:
+        """Allocate all buffers."""
+
+    @abstractmethod
+    def _upload(self) -> None:
+        """Write and flush what stays in memory, and set the addresses that stay in the registers."""
+
+    @abstractmethod
+    def _encode(self, slot: int, image: U8) -> None:
+        """Write a picture's code into a slot's buffer."""
+
+    @abstractmethod
+    def _flush(self, slot: int) -> None:
+        """Hand a slot's buffers over to the core."""
+
+    @abstractmethod
+    def _set_addresses(self, slot: int) -> None:
+        """Point the core at a slot's buffers."""
+
+    @abstractmethod
+    def _read(self, slot: int) -> npt.NDArray[Any]:
+        """A copy of a slot's result, taken over from the core."""
+
+    @abstractmethod
+    def _finish(self, result: npt.NDArray[Any]) -> F32:
+        """Logits of a result; raises AcceleratorError where the core has not written all of it."""
+
+    # What others use
+
+    def logits(self, images: U8) -> F32:
+        """Logits float32 [N, classes] of uint8 RGB pictures [N, S, S, 3] at the network's size.
+
+        Raises :class:`~fracbnn_pynq.errors.OverlayReplacedError` where another overlay has been loaded,
+        :class:`~fracbnn_pynq.errors.AcceleratorTimeoutError` where a run does not end, and
+        :class:`~fracbnn_pynq.errors.AcceleratorError` where the core is still busy since, or has not written a whole
+        result. Each says whether :meth:`reload` is needed.
+        """
+        return self._owner.call(lambda job: self._batch(job, images))
+
+    def reload(self) -> None:
+        """Load the overlay again, set its clock and upload weights: after this the core is as new.
+
+        Raises what the constructor raises.
+        """
+        self._owner.call(self._reload)
+
+    def close(self) -> None:
+        """Free the buffers and end the thread. A core that is still running is stopped by loading the overlay again,
+        lest it write into memory that belongs to somebody else. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            try:
+                self._owner.call(self._release)
+            finally:
+                self._owner.stop()
+
+    def __enter__(self) -> Accelerator:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    # All that follows runs in the owner thread
+
+    def _open(self, job: Job[None]) -> None:
+        if getattr(self._overlay, "interrupt_pins", None):
+            self._loop = asyncio.new_event_loop()  # pynq binds interrupt lines to the loop it finds
+            asyncio.set_event_loop(self._loop)
+        if self._design_mhz is None:
+            self._design_mhz = design_clock_mhz(self._overlay.bitfile_name)
+        self._check = LoadedCheck(self._overlay)
+        self._core = find_core(self._overlay, self.driver)
+        self._allocate(self._buffers)
+        self._prepare()
+        self._waiter = self._make_waiter()
+
+    def _prepare(self) -> None:
+        assert_idle = self._core.idle
+        self.clock_mhz = set_safe_clock(self._design_mhz or 0.0)
+        if not assert_idle():
+            raise AcceleratorError(
+                f"{self._core.instance}: expected an idle core after loading the overlay, found a busy one; load it "
+                f"again, and power-cycle the board if that does not help"
+            )
+        self._running = self._overdue = False
+        self._slot = None
+        self._upload()
+
+    def _make_waiter(self) -> Waiter:
+        expected_s = self.cycles / (self.clock_mhz * 1e6)
+        if self._loop is not None and getattr(self._core, "interrupt", None) and expected_s >= INTERRUPT_PAYS_S:
+            log.debug("%s: waiting for its interrupt", self._core.instance)
+            return InterruptWaiter(self._core, self._loop, expected_s)
+        return PollingWaiter(expected_s)
+
+    def _reload(self, job: Job[None]) -> None:
+        with self._explained():
+            self._overlay.download()
+        self._check = LoadedCheck(self._overlay)
+        self._prepare()
+        # pynq's interrupt objects do not outlive a download, and are made only once for an overlay.
+        self._waiter = PollingWaiter(self._waiter.expected_s)
+
+    def _release(self, job: Job[None]) -> None:
+        try:
+            if self._running and self._check.still() and not self._ends_within(_CLOSING_S):
+                log.warning("%s is still running: loading its overlay again to stop it", self._core.instance)
+                self._overlay.download()
+        except Exception:  # memory must be freed whatever the board does
+            log.exception("%s could not be stopped", self._core.instance)
+        finally:
+            self._buffers.free()
+            if self._loop is not None:
+                asyncio.set_event_loop(None)
+                self._loop.close()
+
+    def _batch(self, job: Job[F32], images: U8) -> F32:
+        begin = time.perf_counter()
+        count = len(images)
+        logits = np.empty((count, self.network.classes), np.float32)
+        spent = dict.fromkeys(STAGES, 0.0)
+        if count:
+            with self._explained():
+                self._check_ready()
+                self._run(job, images, logits, spent)
+            spent["total"] = time.perf_counter() - begin
+            self.timings = {stage: seconds * 1e3 / count for stage, seconds in spent.items()}
+        return logits
+
+    def _run(self, job: Job[F32], images: U8, logits: F32, spent: dict[str, float]) -> None:
+        self._fill(0, images[0], spent)
+        self._start(0, spent)
+        last = len(images) - 1
+        for index in range(len(images)):
+            slot = index & 1
+            more = index < last and not job.cancelled
+            if more:
+                self._fill(slot ^ 1, images[index + 1], spent)
+            self._wait(spent)
+            if not self.result_is_overwritten and more:
+                self._start(slot ^ 1, spent)
+            before = time.perf_counter()
+            result = self._read(slot)
+            between = time.perf_counter()
+            if self.result_is_overwritten and more:
+                self._start(slot ^ 1, spent)
+            started = time.perf_counter() if self.result_is_overwritten else between
+            logits[index] = self._finish(result)
+            spent["read"] += between - before
+            spent["post"] += time.perf_counter() - started
+            if not more:
+                break
+
+    def _fill(self, slot: int, image: U8, spent: dict[str, float]) -> None:
+        before = time.perf_counter()
+        self._encode(slot, image)
+        between = time.perf_counter()
+        self._flush(slot)
+        spent["encode"] += between - before
+        spent["copy"] += time.perf_counter() - between
+
+    def _start(self, slot: int, spent: dict[str, float]) -> None:
+        before = time.perf_counter()
+        if not self._check.still():
+            raise self._replaced()
+        if slot != self._slot:
+            self._set_addresses(slot)
+            self._slot = slot
+        self._running = True
+        self._started = time.perf_counter()
+        self._core.start()
+        spent["start"] += time.perf_counter() - before
+
+    def _wait(self, spent: dict[str, float]) -> None:
+        if not self._waiter.wait(self._core.idle, self._started, self.timeout_s):
+            self._overdue = True
+            raise AcceleratorTimeoutError(
+                f"{self._core.instance}: expected the end of a run within {self.timeout_s:g} s, found the core still "
+                f"busy. It is used again as soon as it is idle; if it does not become idle, call reload()"
+            )
+        self._running = False
+        spent["run"] += time.perf_counter() - self._started
+
+    def _check_ready(self) -> None:
+        """Raise unless the core is there and idle; a run that an exception left behind is waited for."""
+        if not self._check.still():
+            raise self._replaced()
+        if not self._running:
+            return
+        if not (self._core.idle() if self._overdue else self._ends_within(self.timeout_s)):
+            raise AcceleratorError(
+                f"{self._core.instance}: expected an idle core, found it still busy with a run that was started "
+                f"{time.perf_counter() - self._started:.1f} s ago; call reload() to load the overlay again"
+            )
+        self._running = self._overdue = False
+
+    def _ends_within(self, seconds: float) -> bool:
+        return self._waiter.wait(self._core.idle, time.perf_counter(), seconds)
+
+    def _replaced(self) -> OverlayReplacedError:
+        return OverlayReplacedError(
+            f"expected the overlay {self._overlay.bitfile_name} on the board, found that another one has been loaded "
+            f"since, or that the board lost it; call reload() to load it again, after ending what loaded the other one"
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say what is behind an error of the hardware: most often, that the overlay is no longer there."""
+        try:
+            yield
+        except OverlayReplacedError:
+            raise
+        except (FracBNNError, OSError, RuntimeError, ValueError) as error:
+            if not self._check.still():
+                raise self._replaced() from error
+            if isinstance(error, FracBNNError):
+                raise
+            raise AcceleratorError(
+                f"{self.network.title}: expected the board to answer, found {type(error).__name__}: {error}; call "
+                f"reload() to load the overlay again"
+            ) from error

@@ -1,0 +1,127 @@
+"""pynq drivers of the two FracBNN cores: their registers, by name, and nothing else. Imports pynq.
+
+Once this module is imported, pynq gives ``overlay.FracNet_T_0`` and ``overlay.FracNet_0`` these classes. Builds of
+the same core name their argument registers a little differently and put them at different offsets, so both come from
+the hand-off file. Reading CTRL clears AP_DONE, and so does printing pynq's ``register_map``: the end of a run is
+AP_IDLE, which reading does not change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pynq import DefaultIP
+
+from ..errors import OverlayError
+
+CTRL, GIER, IP_IER, IP_ISR = "CTRL", "GIER", "IP_IER", "IP_ISR"
+AP_START, AP_IDLE = 0x1, 0x4
+
+_SUFFIX = re.compile(r"_[rV]$")
+"""HLS appends ``_V`` to arbitrary-precision arguments and ``_r`` to names that are reserved words."""
+
+
+class HlsCore(DefaultIP):  # type: ignore[misc]  # pynq has no type information
+    """An HLS core with block-level control (``ap_ctrl_hs``) and physical addresses as arguments.
+
+    ``arguments``: the names of its argument registers, without the suffixes HLS may append.
+    Raises :class:`~fracbnn_pynq.errors.OverlayError` where the hand-off file does not show the control registers and
+    every argument in one slave.
+    """
+
+    arguments: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        super().__init__(description)
+        self.instance = str(description.get("fullpath", type(self).__name__))
+        self.offsets = find_registers(self.instance, self.arguments, description.get("registers") or {})
+        self._control = self.offsets[CTRL]
+
+    def set_address(self, argument: str, physical: int) -> None:
+        """Set the physical address of a buffer. The core must be idle: it reads its arguments while it runs."""
+        self.mmio.write(self.offsets[argument], physical)
+
+    def start(self) -> None:
+        """Begin a run. The core must be idle."""
+        self.mmio.write(self._control, AP_START)
+
+    def idle(self) -> bool:
+        """Whether no run is under way: one read of CTRL."""
+        return bool(self.mmio.read(self._control) & AP_IDLE)
+
+    def enable_interrupt(self) -> None:
+        """Let the end of a run raise the core's interrupt line."""
+        self.mmio.write(self.offsets[IP_IER], 1)
+        self.mmio.write(self.offsets[GIER], 1)
+
+    def clear_interrupt(self) -> None:
+        """Lower the interrupt line; writing a one toggles the bit, so only a set bit is written."""
+        if pending := self.mmio.read(self.offsets[IP_ISR]) & 3:
+            self.mmio.write(self.offsets[IP_ISR], pending)
+
+
+class Cifar10Core(HlsCore):
+    """The CIFAR-10 core: addresses of an image and of ten logits."""
+
+    bindto: ClassVar[list[str]] = ["xilinx.com:hls:FracNet_T:1.0"]
+    arguments: ClassVar[tuple[str, ...]] = ("image", "output")
+
+
+class ImageNetCore(HlsCore):
+    """The ImageNet core: addresses of an image, three weight buffers, and scratch memory that ends up as result."""
+
+    bindto: ClassVar[list[str]] = ["xilinx.com:hls:FracNet:1.0"]
+    arguments: ClassVar[tuple[str, ...]] = (
+        "image_thermo",
+        "conv_weight_3x3_all_new",
+        "conv_weight_1x1_all_new",
+        "weights_all",
+        "DDR_buf_pack",
+    )
+
+
+def find_registers(
+    instance: str, arguments: tuple[str, ...], registers: Mapping[str, Mapping[str, Any]]
+) -> dict[str, int]:
+    """Offsets of the control registers and of ``arguments``, by those names.
+
+    ``registers`` as pynq reads them from the hand-off file: name to a mapping with ``address_offset``. Raises
+    OverlayError where a register is not there, or two have the same name but for the suffix.
+    """
+    there = ", ".join(registers) or "none"
+    if CTRL not in registers:
+        raise OverlayError(
+            f"{instance}: expected a control register {CTRL}, found the registers {there}. pynq sees one slave of a "
+            f"core only: a build with separate slaves for control and arguments cannot be driven; rebuild it with "
+            f"both in one slave"
+        )
+    offsets: dict[str, int] = {}
+    for name, entry in registers.items():
+        role = _SUFFIX.sub("", name)
+        if role in arguments and role in offsets:
+            raise OverlayError(f"{instance}: expected one register {role}, found the registers {there}")
+        offsets[role] = int(entry["address_offset"])
+    missing = [name for name in arguments if name not in offsets]
+    if missing:
+        raise OverlayError(
+            f"{instance}: expected the argument registers {', '.join(arguments)} (or with _V or _r appended), found "
+            f"the registers {there}; {missing[0]} is missing: this is another core, or another hand-off file"
+        )
+    return {name: offsets[name] for name in (CTRL, GIER, IP_IER, IP_ISR, *arguments) if name in offsets}
+
+
+def find_core(overlay: Any, driver: type[HlsCore]) -> HlsCore:
+    """The driver of the overlay's first core that ``driver`` is for; raises OverlayError where there is none."""
+    for name, entry in overlay.ip_dict.items():
+        if entry.get("type") in driver.bindto:
+            core = getattr(overlay, name)
+            if not isinstance(core, driver):
+                raise OverlayError(
+                    f"{name}: expected the driver {driver.__name__}, found {type(core).__name__}; import "
+                    f"fracbnn_pynq.board.drivers before the overlay is loaded"
+                )
+            return core
+    cores = ", ".join(f"{name} ({entry.get('type')})" for name, entry in overlay.ip_dict.items()) or "none"
+    raise OverlayError(f"expected a core {driver.bindto[0]} in the overlay, found these cores: {cores}")

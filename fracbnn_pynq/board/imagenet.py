@@ -1,0 +1,112 @@
+"""The ImageNet accelerator: weights streamed from memory, average and fully connected layer on the host. Imports pynq."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..backends.published import host_classifier
+from ..errors import AcceleratorError
+from ..modelfile import Model
+from ..networks import IMAGENET, Network
+from .accelerator import F32, TIMEOUT_S, U8, Accelerator
+from .buffers import Buffers
+from .drivers import HlsCore, ImageNetCore
+from .layout import (
+    IMAGENET_CONV1X1_WORDS,
+    IMAGENET_CONV3X3_WORDS,
+    IMAGENET_IMAGE_SHAPE,
+    IMAGENET_PARAMETER_WORDS,
+    IMAGENET_RESULT_WORDS,
+    IMAGENET_SCRATCH_WORDS,
+    WORD_BYTES,
+    pack_imagenet_image,
+    unpack_imagenet_result,
+)
+from .weightlayout import pack_model
+
+_UNWRITTEN = np.random.default_rng(0x0F2AC).integers(0, 256, (IMAGENET_RESULT_WORDS, WORD_BYTES), np.uint8)
+"""What the result holds before a run. No result has one of these words but by a chance of less than 2**-300."""
+
+
+class ImageNetAccelerator(Accelerator):
+    """The core in ``FracNet``, with ``model``'s weights. One scratch memory, so a result is read before the next start.
+
+    Other parameters and errors as for :class:`.accelerator.Accelerator`; ModelError for a model of another network.
+    """
+
+    network: ClassVar[Network] = IMAGENET
+    driver: ClassVar[type[HlsCore]] = ImageNetCore
+    cycles: ClassVar[int] = 5_200_000
+    """20.8 ms at 250 MHz: the paper's 48.1 pictures a second (arXiv 2012.12206)."""
+    result_is_overwritten: ClassVar[bool] = True
+
+    def __init__(
+        self, overlay: Any, model: Model, *, design_mhz: float | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._model = model
+        self._classifier = host_classifier(model)
+        super().__init__(overlay, design_mhz=design_mhz, timeout_s=timeout_s)
+
+    def result_codes(self, image: U8) -> U8:
+        """The core's own result for one picture uint8 [224, 224, 3]: codes uint8 [1024, 7, 7], 0..15."""
+        codes: list[U8] = []
+
+        def keep(result: npt.NDArray[Any]) -> None:
+            codes.append(unpack_imagenet_result(result))
+
+        self._owner.call(lambda job: self._batch(job, image[None], keep))
+        return codes[0]
+
+    def _allocate(self, buffers: Buffers) -> None:
+        self._images = [buffers.allocate("an image", IMAGENET_IMAGE_SHAPE, np.uint32) for _ in range(2)]
+        word, lanes = (WORD_BYTES,), (WORD_BYTES // 4,)
+        self._weights = {
+            "conv_weight_3x3_all_new": buffers.allocate("3x3 weights", (IMAGENET_CONV3X3_WORDS, *word), np.uint8),
+            "conv_weight_1x1_all_new": buffers.allocate("1x1 weights", (IMAGENET_CONV1X1_WORDS, *word), np.uint8),
+            "weights_all": buffers.allocate("parameters", (IMAGENET_PARAMETER_WORDS, *lanes), np.int32),
+        }
+        self._scratch = buffers.allocate("scratch memory", (IMAGENET_SCRATCH_WORDS, *word), np.uint8)
+        self._result = self._scratch.part(IMAGENET_RESULT_WORDS)
+
+    def _upload(self) -> None:
+        for buffer, values in zip(self._weights.values(), pack_model(self._model), strict=True):
+            buffer.array[...] = values
+            buffer.flush()
+        for argument, buffer in self._weights.items():
+            self._core.set_address(argument, buffer.address)
+        self._core.set_address("DDR_buf_pack", self._scratch.address)
+        self._clear_result()
+        # The kernel has zeroed this memory through the cache; lines written back later would hit the core's maps.
+        self._scratch.flush()
+
+    def _clear_result(self) -> None:
+        self._result.array[...] = _UNWRITTEN
+        self._result.flush()
+
+    def _encode(self, slot: int, image: U8) -> None:
+        pack_imagenet_image(image, self._images[slot].array)
+
+    def _flush(self, slot: int) -> None:
+        self._images[slot].flush()
+
+    def _set_addresses(self, slot: int) -> None:
+        self._core.set_address("image_thermo", self._images[slot].address)
+
+    def _read(self, slot: int) -> npt.NDArray[Any]:
+        self._result.invalidate()
+        result = self._result.array.copy()
+        self._clear_result()
+        return result
+
+    def _finish(self, result: npt.NDArray[Any]) -> F32:
+        untouched = int(np.count_nonzero((result == _UNWRITTEN).all(axis=1)))
+        if untouched:
+            raise AcceleratorError(
+                f"{self._core.instance}: expected {len(result)} words of result, found {len(result) - untouched}: the "
+                f"core has not written all of it. Try again; if it happens again, call reload()"
+            )
+        sums = unpack_imagenet_result(result).sum(axis=(1, 2), dtype=np.int64)
+        return self._classifier.logits(sums[None])[0]

@@ -1,0 +1,85 @@
+"""One thread that alone touches an accelerator's registers and buffers; every other thread asks it to."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from ..errors import BackendError
+
+T = TypeVar("T")
+
+
+class Job(Generic[T]):
+    """One piece of work. ``cancelled``: nobody waits for its result any more, so it should end soon."""
+
+    def __init__(self, work: Callable[[Job[T]], T]) -> None:
+        self.cancelled = False
+        self._work = work
+        self._result: T
+        self._error: BaseException | None = None
+        self._done = threading.Lock()  # faster to wait for than an Event
+        self._done.acquire()
+
+    def run(self) -> None:
+        """Do the work and wake the thread that waits for it."""
+        try:
+            self._result = self._work(self)
+        except BaseException as error:  # handed to the thread that waits
+            self._error = error
+        self._done.release()
+
+    def result(self) -> T:
+        """Wait for the result; an exception here (KeyboardInterrupt) cancels the job."""
+        try:
+            self._done.acquire()
+        except BaseException:
+            self.cancelled = True
+            raise
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self._result
+
+
+class OwnerThread:
+    """Runs jobs one after the other, in the order in which they were asked for.
+
+    The thread ends with :meth:`stop`, when this object is collected, or with the process.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._thread = threading.Thread(target=_serve, args=(self._jobs,), name=name, daemon=True)
+        self._thread.start()
+        self._finalizer = weakref.finalize(self, self._jobs.put, None)
+
+    def call(self, work: Callable[[Job[T]], T]) -> T:
+        """Have ``work(job)`` run by the owner thread; its result or exception.
+
+        Raises :class:`~fracbnn_pynq.errors.BackendError` once stopped.
+        """
+        job = Job(work)
+        with self._lock:
+            if self._stopped:
+                raise BackendError("this accelerator has been closed: open another one")
+            self._jobs.put(job)
+        return job.result()
+
+    def stop(self) -> None:
+        """Let the jobs asked for so far be done, and the thread end. Idempotent."""
+        with self._lock:
+            self._stopped = True
+            self._finalizer()
+        self._thread.join()
+
+
+def _serve(jobs: queue.SimpleQueue[Job[Any] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.run()
+        del job  # not to keep its pictures until the next one comes

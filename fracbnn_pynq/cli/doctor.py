@@ -1,0 +1,107 @@
+"""``fracbnn doctor``: what works here, and what a board would need."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+import click
+import numpy as np
+
+from ..backends import cpu
+from ..backends.select import BOARD_VARIABLE, BOARDS
+from ..board.checks import Check, isolated
+from ..board.environment import Machine, pynq_installed
+from ..board.preflight import Group, full_report
+from ..classifier import Classifier
+from ..errors import BackendError
+from ..models import DEFAULT_MODEL
+from . import FAILED
+from .options import echo_json, json_option
+from .report import as_data, echo_groups, has_error
+
+SIMULATED = "Simulated board"
+
+
+@click.command()
+@click.option(
+    "--board",
+    type=click.Choice(BOARDS),
+    default="auto",
+    show_default=True,
+    help="The board you want: whatever it lacks is an error; simulated runs a picture on it.",
+)
+@json_option
+def command(board: str, as_json: bool) -> None:
+    """Say what works here, and what a board would need.
+
+    Nothing is loaded onto a real board. Exit status 1 if the board asked for cannot be used.
+    """
+    asked = _asked(board)
+    groups = full_report(asked)
+    if asked == "simulated" and pynq_installed():
+        groups.append(Group(SIMULATED, tuple(isolated("picture", run_simulated))))
+    failed = asked != "auto" and has_error(groups)
+    sentence = summary(groups, asked, Machine())
+    if as_json:
+        echo_json({"ok": not failed, "board": asked, "summary": sentence, "groups": as_data(groups)})
+    else:
+        echo_groups(groups)
+        click.echo(sentence)
+    if failed:
+        sys.exit(FAILED)
+
+
+def _asked(board: str) -> str:
+    chosen = os.environ.get(BOARD_VARIABLE) or board if board == "auto" else board
+    if chosen not in BOARDS:
+        raise BackendError(f"{BOARD_VARIABLE}: expected one of {', '.join(BOARDS)}, found {chosen!r}")
+    return chosen
+
+
+def run_simulated() -> Iterator[Check]:
+    """Open the simulated board, run one picture on it and on the CPU in the same arithmetic, and compare."""
+    start = time.perf_counter()
+    with Classifier.load(DEFAULT_MODEL, backend="overlay", board="simulated") as board:
+        opened = (time.perf_counter() - start) * 1e3
+        yield Check("overlay", "ok", f"loaded in {opened:.0f} ms: {board.network.title}, arithmetic {board.arithmetic}")
+        size = board.network.image_size
+        image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        timings = board.classify(image).timings
+        stages = ", ".join(f"{stage} {ms:.2f} ms" for stage, ms in timings.items())
+        yield Check("picture", "ok", f"done: {stages}")
+        logits = board.logits(image[None])
+        with Classifier.load(DEFAULT_MODEL, backend="cpu", arithmetic=board.arithmetic) as engine:
+            equal = np.array_equal(logits, engine.logits(image[None]))
+    if equal:
+        yield Check("same bits", "ok", "the logits equal those of the CPU")
+    else:
+        yield Check("same bits", "error", "the logits differ from those of the CPU", "reinstall this package")
+
+
+def summary(groups: list[Group], asked: str, machine: Machine) -> str:
+    """One line: which engines work here, and what the overlay needs if it does not."""
+    engines = cpu.engines()
+    here = f"cpu ({engines[0]})" if engines else "reference (NumPy only, slow: the native kernels were not built)"
+    return f"Here: {here}. Overlay: {_overlay(groups, asked, machine)}"
+
+
+def _overlay(groups: list[Group], asked: str, machine: Machine) -> str:
+    wrong = [check.name for group in groups[1:] for check in group.checks if check.status == "error"]
+    if asked == "simulated":
+        ran = any(group.title == SIMULATED for group in groups) and not wrong
+        return "works on the simulated board" if ran else f"not on the simulated board, because of {_names(wrong)}"
+    if machine.is_board and not wrong:
+        fetched = [check.name for check in groups[2].checks[: len(groups[2].checks) // 2] if check.status == "ok"]
+        return f"ready with {', '.join(fetched)}" if fetched else "fetch one: fracbnn overlays fetch cifar10"
+    if machine.is_board:
+        return f"not yet, because of {_names(wrong)}"
+    if pynq_installed():
+        return "needs a board; try --board simulated"
+    return "needs a board, or pynq for a simulated one: pip install 'fracbnn-pynq[board]'"
+
+
+def _names(wrong: list[str]) -> str:
+    return ", ".join(wrong) or "what is said above"

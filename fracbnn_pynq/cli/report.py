@@ -1,0 +1,49 @@
+"""Checks as text and as JSON."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from ..board.checks import Check
+from ..board.preflight import Group
+
+_SYMBOLS = {"ok": "+", "warning": "!", "error": "x"}
+_COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+_NAME_WIDTH = 17
+_NARROWEST, _WIDEST = 60, 120
+
+
+def echo_groups(groups: Iterable[Group]) -> None:
+    """Print checks, grouped: symbol and word, name, what was found; below it what to do, unless all is well."""
+    width = max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size().columns))
+    for group in groups:
+        click.echo(group.title)
+        for check in group.checks:
+            _echo_check(check, width)
+
+
+def as_data(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    """Checks as what JSON can say."""
+    return [{"title": group.title, "checks": [asdict(check) for check in group.checks]} for group in groups]
+
+
+def has_error(groups: Iterable[Group]) -> bool:
+    """Whether any check found an error."""
+    return any(check.status == "error" for group in groups for check in group.checks)
+
+
+def _echo_check(check: Check, width: int) -> None:
+    word = f"{_SYMBOLS[check.status]} {check.status}".ljust(9)
+    indent = " " * (2 + 9 + 1 + _NAME_WIDTH + 1)
+    lines = textwrap.wrap(check.found, width - len(indent)) or [""]
+    click.echo(f"  {click.style(word, fg=_COLOURS[check.status])} {check.name.ljust(_NAME_WIDTH)} {lines[0]}")
+    if check.status != "ok":
+        lines += textwrap.wrap(f"-> {check.advice}", width - len(indent), subsequent_indent="   ")
+    for line in lines[1:]:
+        click.echo(indent + line)
