@@ -156,7 +156,7 @@ def quantise_rows(weights: Real) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.
     """
     largest = np.abs(weights).max(axis=1)
     # frexp: largest = mantissa * 2**power with mantissa in [0.5, 1), so 15 - power fills 15 bits; an exponent above
-    # 100 (a row of zeros or denormals) gains nothing.
+    # 100 (a row of next to nothing) gains nothing.
     exponent = np.minimum(15 - np.frexp(largest)[1].astype(np.int64), 100)
     exponent -= np.floor(np.ldexp(largest, exponent) + 0.5) > _INT16_MAX
     integers = np.floor(np.ldexp(weights, exponent[:, None]) + 0.5)
@@ -216,9 +216,9 @@ def _as_json(provenance: Mapping[str, Any]) -> Any:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: into a temporary neighbour, then renamed over ``path``."""
-    if path.exists() and not path.is_file():
-        raise ModelError(f"cannot write {path}: expected a file or a free name, found a folder or a device")
     try:
+        if path.exists() and not path.is_file():
+            raise ModelError(f"cannot write {path}: expected a file or a free name, found a folder or a device")
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
         raise ModelError(f"cannot write {path}: {error.strerror}") from None

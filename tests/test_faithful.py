@@ -109,7 +109,9 @@ def test_traces_show_every_layer() -> None:
     model = random_model(CIFAR10, 4)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     for arithmetic in ("faithful", "float", "cifar10-2021", "cifar10-2020"):
-        traces = ReferenceBackend(model, arithmetic).trace(images)
+        backend = ReferenceBackend(model, arithmetic)
+        logits, traces = backend.logits(images, layers=True)
+        assert np.array_equal(logits, backend.logits(images))
         assert [t.name for t in traces] == ["stem", *(layer.name for layer in CIFAR10.layers)]
         for trace, layer in zip(traces[1:], CIFAR10.layers, strict=True):
             assert trace.msb.shape == trace.output.shape == (2, layer.out_size, layer.out_size, layer.out_channels)

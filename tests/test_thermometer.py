@@ -50,7 +50,3 @@ def test_sum_of_planes_gives_back_the_levels(seed: int):
     picture = np.random.default_rng(seed).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)
     lit = (planes(picture) == 1).reshape(1, 3, THERMOMETER_LEVELS, 4, 4).sum(axis=2)
     assert (np.moveaxis(lit, 1, -1) == levels(picture)).all()
-
-
-def test_planes_of_no_picture():
-    assert planes(np.zeros((0, 32, 32, 3), np.uint8)).shape == (0, INPUT_PLANES, 32, 32)

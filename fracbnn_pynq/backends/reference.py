@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -62,9 +62,25 @@ class ReferenceBackend:
         self._stem_weight = unpack_weight(model.stem_weight)
         self._weights = {name: unpack_weight(layer.weight) for name, layer in model.layers.items()}
 
-    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 RGB pictures [N, S, S, 3] to float32 logits [N, classes]."""
+    @overload
+    def logits(self, images: npt.NDArray[np.uint8], *, layers: Literal[False] = False) -> npt.NDArray[np.float32]: ...
+
+    @overload
+    def logits(
+        self, images: npt.NDArray[np.uint8], *, layers: Literal[True]
+    ) -> tuple[npt.NDArray[np.float32], list[LayerTrace]]: ...
+
+    def logits(
+        self, images: npt.NDArray[np.uint8], *, layers: bool = False
+    ) -> npt.NDArray[np.float32] | tuple[npt.NDArray[np.float32], list[LayerTrace]]:
+        """uint8 RGB pictures [N, S, S, 3] to float32 logits [N, classes].
+
+        With ``layers``, also what every layer computed, in network order; keep the batch small, all of it is in memory.
+        """
         check_images(images, self.network)
+        if layers:
+            traces = list(self._walk(planes(images)))
+            return self._rules.logits(traces[-1].output), traces
         parts = [self.logits_from_planes(planes(chunk)) for chunk in self._chunks(images)]
         return np.concatenate(parts) if parts else np.zeros((0, self.network.classes), np.float32)
 
@@ -77,11 +93,6 @@ class ReferenceBackend:
         if self.arithmetic.name != IMAGENET_2021.name:
             raise BackendError(f"the result map exists in {IMAGENET_2021.name} only, not in {self.arithmetic.name}")
         return np.ascontiguousarray(self._last_map(inputs).transpose(0, 3, 1, 2).astype(np.uint8))
-
-    def trace(self, images: npt.NDArray[np.uint8]) -> list[LayerTrace]:
-        """Every layer's sums, gates and output for a (small) batch of pictures, in network order."""
-        check_images(images, self.network)
-        return list(self._walk(planes(images)))
 
     def close(self) -> None:
         """Nothing to free."""

@@ -10,14 +10,14 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ..backends import check_images
 from ..errors import AcceleratorError, AcceleratorTimeoutError, FracBNNError, OverlayError, OverlayReplacedError
 from ..networks import Network
 from .buffers import Buffers
@@ -39,6 +39,8 @@ _CLOSING_S = 0.5
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
+Finish = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+"""What is done with a result on the host, its value being what the caller gets."""
 
 
 class Accelerator(ABC):
@@ -121,7 +123,10 @@ class Accelerator(ABC):
         :class:`~fracbnn_pynq.errors.AcceleratorError` where the core is still busy since, or has not written a whole
         result. Each says whether :meth:`reload` is needed.
         """
-        return self._owner.call(lambda job: self._batch(job, images))
+        check_images(images, self.network)
+        logits = np.empty((len(images), self.network.classes), np.float32)
+        self._owner.call(lambda job: self._batch(job, images, self._finish, logits))
+        return logits
 
     def reload(self) -> None:
         """Load the overlay again, set its clock and upload weights: after this the core is as new.
@@ -152,18 +157,16 @@ class Accelerator(ABC):
         if getattr(self._overlay, "interrupt_pins", None):
             self._loop = asyncio.new_event_loop()  # pynq binds interrupt lines to the loop it finds
             asyncio.set_event_loop(self._loop)
-        if self._design_mhz is None:
-            self._design_mhz = design_clock_mhz(self._overlay.bitfile_name)
         self._check = LoadedCheck(self._overlay)
-        self._core = find_core(self._overlay, self.driver)
-        self._allocate(self._buffers)
-        self._prepare()
-        self._waiter = self._make_waiter()
+        with self._explained():
+            self._core = find_core(self._overlay, self.driver)
+            self._allocate(self._buffers)
+            self._prepare()
+            self._waiter = self._make_waiter()
 
     def _prepare(self) -> None:
-        assert_idle = self._core.idle
-        self.clock_mhz = set_safe_clock(self._design_mhz or 0.0)
-        if not assert_idle():
+        self.clock_mhz = set_safe_clock(self._design_mhz or design_clock_mhz(self._overlay.bitfile_name))
+        if not self._core.idle():
             raise AcceleratorError(
                 f"{self._core.instance}: expected an idle core after loading the overlay, found a busy one; load it "
                 f"again, and power-cycle the board if that does not help"
@@ -180,10 +183,13 @@ class Accelerator(ABC):
         return PollingWaiter(expected_s)
 
     def _reload(self, job: Job[None]) -> None:
-        with self._explained():
+        try:
             self._overlay.download()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise OverlayError(f"{self._overlay.bitfile_name} could not be loaded again: {error}") from error
         self._check = LoadedCheck(self._overlay)
-        self._prepare()
+        with self._explained():
+            self._prepare()
         # pynq's interrupt objects do not outlive a download, and are made only once for an overlay.
         self._waiter = PollingWaiter(self._waiter.expected_s)
 
@@ -200,20 +206,18 @@ class Accelerator(ABC):
                 asyncio.set_event_loop(None)
                 self._loop.close()
 
-    def _batch(self, job: Job[F32], images: U8) -> F32:
+    def _batch(self, job: Job[None], images: U8, finish: Finish, out: npt.NDArray[Any]) -> None:
+        if not len(images):
+            return
         begin = time.perf_counter()
-        count = len(images)
-        logits = np.empty((count, self.network.classes), np.float32)
         spent = dict.fromkeys(STAGES, 0.0)
-        if count:
-            with self._explained():
-                self._check_ready()
-                self._run(job, images, logits, spent)
-            spent["total"] = time.perf_counter() - begin
-            self.timings = {stage: seconds * 1e3 / count for stage, seconds in spent.items()}
-        return logits
+        with self._explained():
+            self._check_ready()
+            self._run(job, images, finish, out, spent)
+        spent["total"] = time.perf_counter() - begin
+        self.timings = {stage: seconds * 1e3 / len(images) for stage, seconds in spent.items()}
 
-    def _run(self, job: Job[F32], images: U8, logits: F32, spent: dict[str, float]) -> None:
+    def _run(self, job: Job[None], images: U8, finish: Finish, out: npt.NDArray[Any], spent: dict[str, float]) -> None:
         self._fill(0, images[0], spent)
         self._start(0, spent)
         last = len(images) - 1
@@ -231,7 +235,7 @@ class Accelerator(ABC):
             if self.result_is_overwritten and more:
                 self._start(slot ^ 1, spent)
             started = time.perf_counter() if self.result_is_overwritten else between
-            logits[index] = self._finish(result)
+            out[index] = finish(result)
             spent["read"] += between - before
             spent["post"] += time.perf_counter() - started
             if not more:

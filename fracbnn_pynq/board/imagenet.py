@@ -1,4 +1,7 @@
-"""The ImageNet accelerator: weights streamed from memory, average and fully connected layer on the host. Imports pynq."""
+"""The ImageNet accelerator: weights streamed from memory, average and fully connected layer on the host.
+
+Imports pynq.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ..backends import check_images
 from ..backends.published import host_classifier
 from ..errors import AcceleratorError
 from ..modelfile import Model
@@ -50,15 +54,12 @@ class ImageNetAccelerator(Accelerator):
         self._classifier = host_classifier(model)
         super().__init__(overlay, design_mhz=design_mhz, timeout_s=timeout_s)
 
-    def result_codes(self, image: U8) -> U8:
-        """The core's own result for one picture uint8 [224, 224, 3]: codes uint8 [1024, 7, 7], 0..15."""
-        codes: list[U8] = []
-
-        def keep(result: npt.NDArray[Any]) -> None:
-            codes.append(unpack_imagenet_result(result))
-
-        self._owner.call(lambda job: self._batch(job, image[None], keep))
-        return codes[0]
+    def result_codes(self, images: U8) -> U8:
+        """The core's own results for pictures uint8 [N, 224, 224, 3]: codes uint8 [N, 1024, 7, 7], 0..15."""
+        check_images(images, self.network)
+        codes = np.empty((len(images), self.network.features, self.network.pool_size, self.network.pool_size), np.uint8)
+        self._owner.call(lambda job: self._batch(job, images, self._codes, codes))
+        return codes
 
     def _allocate(self, buffers: Buffers) -> None:
         self._images = [buffers.allocate("an image", IMAGENET_IMAGE_SHAPE, np.uint32) for _ in range(2)]
@@ -101,12 +102,15 @@ class ImageNetAccelerator(Accelerator):
         self._clear_result()
         return result
 
-    def _finish(self, result: npt.NDArray[Any]) -> F32:
+    def _codes(self, result: npt.NDArray[Any]) -> U8:
         untouched = int(np.count_nonzero((result == _UNWRITTEN).all(axis=1)))
         if untouched:
             raise AcceleratorError(
                 f"{self._core.instance}: expected {len(result)} words of result, found {len(result) - untouched}: the "
                 f"core has not written all of it. Try again; if it happens again, call reload()"
             )
-        sums = unpack_imagenet_result(result).sum(axis=(1, 2), dtype=np.int64)
+        return unpack_imagenet_result(result)
+
+    def _finish(self, result: npt.NDArray[Any]) -> F32:
+        sums = self._codes(result).sum(axis=(1, 2), dtype=np.int64)
         return self._classifier.logits(sums[None])[0]

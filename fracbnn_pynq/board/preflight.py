@@ -158,7 +158,7 @@ def check_pairing(overlay: OverlayArtifact, model_name: str | None = None, arith
         found = f"holds the weights of {overlay.model}, not of {model_name}"
         return Check(name, "error", found, f"use model {overlay.model}, or backend cpu")
     advice = f"use it with model {overlay.model}; others run on backend cpu"
-    return Check(name, "ok", f"{found}. {overlay.note}", advice)
+    return Check(name, "ok", f"{found}, holds the weights of {overlay.model} and no others", advice)
 
 
 def ready(model: Model, model_name: str | None, arithmetic: str) -> bool:

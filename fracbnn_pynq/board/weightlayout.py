@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
+from ..modelfile import Model
 from ..networks import CIFAR10, IMAGENET, LAYER_PARAMETERS, GatedLayer, Network, Stem
 from .layout import IMAGENET_CONV1X1_WORDS, IMAGENET_CONV3X3_WORDS, IMAGENET_PARAMETER_WORDS, WORD_BYTES
 
@@ -68,6 +69,18 @@ def pack_imagenet_weights(stem_weight: Bits, stem_bn: F64, layers: Mapping[str, 
         np.concatenate(words[1]),
         imagenet_parameter_raw(values).reshape(-1, _LANES),
     )
+
+
+def pack_model(model: Model) -> ImageNetBuffers:
+    """Buffers of an ImageNet model; raises ModelError for a model of another network."""
+    if model.network is not IMAGENET:
+        raise ModelError(f"expected a model of {IMAGENET.title}, found one of {model.network.title}")
+
+    def bits(packed: U8) -> U8:
+        return np.unpackbits(packed, axis=-1, bitorder="little")
+
+    layers = {name: (bits(layer.weight), layer.parameters) for name, layer in model.layers.items()}
+    return pack_imagenet_weights(bits(model.stem_weight), model.stem_bn, layers)
 
 
 def unpack_imagenet_weights(buffers: ImageNetBuffers) -> ImageNetWeights:

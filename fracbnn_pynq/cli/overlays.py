@@ -36,7 +36,8 @@ def list_overlays(as_json: bool = False) -> None:
         echo_json(facts)
         return
     for fact in facts:
-        click.echo(f"{fact['network']}: {fact['title']} ({fact['state']})")
+        state = fact["state"] if fact["state"] == "ok" else f"{fact['state']}: fracbnn overlays fetch {fact['network']}"
+        click.echo(f"{fact['network']}: {fact['title']} ({state})")
         click.echo(f"  part        {fact['part']}, {fact['clock_mhz']:g} MHz")
         click.echo(f"  model       {fact['model'] or 'any: weights are streamed'}")
         click.echo(f"  arithmetic  {fact['arithmetic']}. {fact['note']}")

@@ -41,9 +41,11 @@ def has_error(groups: Iterable[Group]) -> bool:
 def _echo_check(check: Check, width: int) -> None:
     word = f"{_SYMBOLS[check.status]} {check.status}".ljust(9)
     indent = " " * (2 + 9 + 1 + _NAME_WIDTH + 1)
-    lines = textwrap.wrap(check.found, width - len(indent)) or [""]
+    wrap = textwrap.TextWrapper(width - len(indent), break_on_hyphens=False, break_long_words=False)
+    lines = wrap.wrap(check.found) or [""]
     click.echo(f"  {click.style(word, fg=_COLOURS[check.status])} {check.name.ljust(_NAME_WIDTH)} {lines[0]}")
     if check.status != "ok":
-        lines += textwrap.wrap(f"-> {check.advice}", width - len(indent), subsequent_indent="   ")
+        wrap.subsequent_indent = "   "
+        lines += wrap.wrap(f"-> {check.advice}")
     for line in lines[1:]:
         click.echo(indent + line)

@@ -72,22 +72,25 @@ class MappedRegisters(np.ndarray):
     _bus: Bus
     _base: int
     _origin: int
+    _first: int
+    """Physical address of the first element; kept, because asking NumPy for it would take most of an access's time."""
 
     def __new__(cls, bus: Bus, base: int, nbytes: int) -> MappedRegisters:
         self = np.zeros(nbytes // 4, np.uint32).view(cls)
-        self._bus, self._base = bus, base
+        self._bus, self._base, self._first = bus, base, base
         self._origin = self.__array_interface__["data"][0]
         return self
 
     def __array_finalize__(self, obj: Any) -> None:
         if isinstance(obj, MappedRegisters) and hasattr(obj, "_bus"):
             self._bus, self._base, self._origin = obj._bus, obj._base, obj._origin
+            self._first = self._base + int(self.__array_interface__["data"][0]) - self._origin
 
     def _address(self, index: int) -> int:
-        if not -self.shape[0] <= index < self.shape[0]:
-            raise IndexError(f"index {index} is out of bounds for a window of {self.shape[0]} registers")
-        start = self._base + int(self.__array_interface__["data"][0]) - self._origin
-        return int(start + (index % self.shape[0]) * self.strides[0])
+        count = self.shape[0]
+        if not -count <= index < count:
+            raise IndexError(f"index {index} is out of bounds for a window of {count} registers")
+        return int(self._first + (index % count) * self.strides[0])
 
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, (int, np.integer)):

@@ -1,0 +1,23 @@
+"""The accelerator for a network. Imports pynq."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..modelfile import Model
+from ..networks import CIFAR10
+from .accelerator import TIMEOUT_S, Accelerator
+from .cifar10 import Cifar10Accelerator
+from .imagenet import ImageNetAccelerator
+
+
+def create_accelerator(
+    overlay: Any, model: Model, *, design_mhz: float | None = None, timeout_s: float = TIMEOUT_S
+) -> Accelerator:
+    """The accelerator that runs ``model`` on a loaded overlay; see :class:`.accelerator.Accelerator`.
+
+    A CIFAR-10 overlay has its own weights built in: that they are the model's is for the caller to know.
+    """
+    if model.network is CIFAR10:
+        return Cifar10Accelerator(overlay, design_mhz=design_mhz, timeout_s=timeout_s)
+    return ImageNetAccelerator(overlay, model, design_mhz=design_mhz, timeout_s=timeout_s)
