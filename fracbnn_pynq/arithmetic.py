@@ -76,7 +76,7 @@ CIFAR10_2020 = PublishedArithmetic(
 )
 IMAGENET_2021 = PublishedArithmetic(
     name="imagenet-2021",
-    summary="the published ImageNet core, bit for bit: on the same 1000 photographs 49.0 % top-1 where float has 81.0 %",
+    summary="the published ImageNet core, bit for bit: 49.0 % top-1 on 1000 photographs where float has 81.0 %",
     network="imagenet",
     feature=Format(13, 9),
     parameter=Format(14, 6),

@@ -51,7 +51,9 @@ class Format:
 
 def round_half_up(values: npt.NDArray[np.float64]) -> Raw:
     """Nearest integers of real numbers, ties towards +infinity."""
-    return np.floor(values + 0.5).astype(np.int64)
+    below = np.floor(values)
+    # Not floor(values + 0.5): the largest number below one half plus one half is one in float64.
+    return (below + (values - below >= 0.5)).astype(np.int64)
 
 
 def shift_half_up(raw: Raw, bits: int | Raw) -> Raw:

@@ -4,7 +4,7 @@ A model file is a ``.safetensors`` file with one metadata entry, ``fracbnn``, a 
 ``network``, ``classes``, ``provenance``, ``checksum``). Its tensors are listed by :func:`tensor_layout`:
 
 * ``stem.weight``, ``<layer>.weight``: uint8 [out, k, k, in/8]; bit ``c % 8`` (least significant first) of byte
-  ``c // 8`` is input channel c, 1 where the weight is +1. The stem's input channel is ``32 * colour + thermometer plane``.
+  ``c // 8`` is input channel c, 1 where the weight is +1. The stem's input channel is ``32 * colour + plane``.
 * ``stem.bn``: [2, out], weight and bias of the folded batch norm.
 * ``<layer>.parameters``: [8, out], rows as :data:`fracbnn_pynq.networks.LAYER_PARAMETERS`.
 * ``fc.weight`` [classes, features] and ``fc.bias`` [classes].
@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ModelError
+from .fixedpoint import round_half_up
 from .networks import LAYER_PARAMETERS, GatedLayer, Network, Stem, get_network
 
 FORMAT = "fracbnn-model"
@@ -158,8 +159,8 @@ def quantise_rows(weights: Real) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.
     # frexp: largest = mantissa * 2**power with mantissa in [0.5, 1), so 15 - power fills 15 bits; an exponent above
     # 100 (a row of next to nothing) gains nothing.
     exponent = np.minimum(15 - np.frexp(largest)[1].astype(np.int64), 100)
-    exponent -= np.floor(np.ldexp(largest, exponent) + 0.5) > _INT16_MAX
-    integers = np.floor(np.ldexp(weights, exponent[:, None]) + 0.5)
+    exponent -= round_half_up(np.ldexp(largest, exponent)) > _INT16_MAX
+    integers = round_half_up(np.ldexp(weights, exponent[:, None]))
     return integers.astype(np.int16), exponent.astype(np.int16)
 
 

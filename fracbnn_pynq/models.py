@@ -104,7 +104,7 @@ def fetch_model(name: str, *, source: Path | None = None, progress: bool = True)
         "licence": artifact.licence or "none stated by its authors",
         "description": published.summary,
     }
-    used = [path for role, path in files.items() if role != "sample-image"]
+    used = [path for role, path in files.items() if role != "sample_image"]
     model = import_model(used, get_network(published.network), provenance=provenance)
     published.path.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, published.path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .networks import THERMOMETER_LEVELS
+from .networks import INPUT_PLANES, THERMOMETER_LEVELS
 
 RESOLUTION = 8
 LEVELS: npt.NDArray[np.uint8] = np.rint(np.arange(256) / RESOLUTION).astype(np.uint8)
@@ -31,4 +31,4 @@ def planes(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
     lit = steps < levels(images)[..., None]  # [N, H, W, 3, 32]
     signs = np.where(lit, np.int8(1), np.int8(-1))
     n, height, width = images.shape[:3]
-    return np.ascontiguousarray(signs.reshape(n, height, width, -1).transpose(0, 3, 1, 2))
+    return np.ascontiguousarray(signs.reshape(n, height, width, INPUT_PLANES).transpose(0, 3, 1, 2))

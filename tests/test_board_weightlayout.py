@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from fracbnn_pynq.board import weightlayout as layout
 from fracbnn_pynq.errors import ModelError
+from fracbnn_pynq.modelfile import LayerParameters, Model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET, LAYER_PARAMETERS
 
 CIFAR10_NAMES = [layer.name for layer in CIFAR10.layers]
@@ -193,6 +195,22 @@ def test_imagenet_arrays_that_do_not_fit_are_refused(buffers: layout.ImageNetBuf
     for field, wrong in (("conv3x3", "3x3"), ("conv1x1", "1x1"), ("parameters", "1-D")):
         with pytest.raises(ModelError, match=wrong):
             layout.unpack_imagenet_weights(buffers._replace(**{field: getattr(buffers, field)[1:]}))
+
+
+def test_models_are_packed(buffers: layout.ImageNetBuffers):
+    weights = layout.unpack_imagenet_weights(buffers)
+
+    def packed(bits: np.ndarray) -> np.ndarray:
+        return np.packbits(bits, axis=-1, bitorder="little")
+
+    layers = {name: LayerParameters(packed(bits), values) for name, (bits, values) in weights.layers.items()}
+    fc = np.zeros((1000, 1024)), np.zeros(1000)
+    classes = tuple(f"class {i}" for i in range(1000))
+    model = Model(IMAGENET, packed(weights.stem_weight), weights.stem_bn, layers, *fc, classes)
+    for one, other in zip(layout.pack_model(model), buffers, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ModelError, match=f"expected a model of ImageNet .*, found one of {CIFAR10.name.upper()[:5]}"):
+        layout.pack_model(SimpleNamespace(network=CIFAR10))
 
 
 # Table of the CIFAR-10 core

@@ -60,7 +60,6 @@ def test_round_half_up_is_exact(value: float):
     assert round_half_up(np.array([value])).tolist() == [half_up(Fraction(value))]
 
 
-@pytest.mark.xfail(strict=True, reason="values + 0.5 is itself rounded: to 1.0 for the number below 0.5")
 def test_round_half_up_below_one_half():
     assert round_half_up(np.array([np.nextafter(0.5, 0)])).tolist() == [0]
 

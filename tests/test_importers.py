@@ -211,7 +211,23 @@ def test_headers_that_are_no_text(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "text",
-    ["/*", "//", "a", "0", "a ", " ", "t[", "t[1]", "t [ 1 ] ", "{", "/* t[1] = {1}", "9." * 3 + "e", "t[2]={", "1,", "\\"],
+    [
+        "/*",
+        "//",
+        "a",
+        "0",
+        "a ",
+        " ",
+        "t[",
+        "t[1]",
+        "t [ 1 ] ",
+        "{",
+        "/* t[1] = {1}",
+        "9." * 3 + "e",
+        "t[2]={",
+        "1,",
+        "\\",
+    ],
 )
 def test_reading_headers_takes_linear_time(text: str):
     def seconds(size: int) -> float:
@@ -229,7 +245,29 @@ def test_reading_headers_takes_linear_time(text: str):
 
 
 HEADER_PIECES = st.sampled_from(
-    ["t", "[", "]", "{", "}", "=", ";", ",", "0x", "1", "-", ".", "e", "9" * 30, "/*", "*/", "//", "\n", " ", "\x00", "é"]
+    [
+        "t",
+        "[",
+        "]",
+        "{",
+        "}",
+        "=",
+        ";",
+        ",",
+        "0x",
+        "1",
+        "-",
+        ".",
+        "e",
+        "9" * 30,
+        "/*",
+        "*/",
+        "//",
+        "\n",
+        " ",
+        "\x00",
+        "é",
+    ]
 )
 
 
@@ -370,14 +408,14 @@ def test_npz_with_other_classes(arrays: Arrays, tmp_path: Path):
     names = tuple("abcdefghij")
     path = save(tmp_path / "m.npz", arrays)
     assert import_model([path], CIFAR10, classes=names).classes == names
-    with pytest.raises(SourceError, match="expected 10 class names .* found 2"):
+    with pytest.raises(SourceError, match=r"expected 10 class names .* found 2"):
         import_model([path], CIFAR10, classes=("a", "b"))
 
 
 def test_headers_with_other_classes(model: Model, tmp_path: Path):
     paths = write(tmp_path, convolution_header(model, 16), parameter_header(model, 16))
     assert import_model(paths, CIFAR10, classes=tuple("abcdefghij")).classes == tuple("abcdefghij")
-    with pytest.raises(SourceError, match="expected 10 class names .* found 2"):
+    with pytest.raises(SourceError, match=r"expected 10 class names .* found 2"):
         import_model(paths, CIFAR10, classes=("a", "b"))
 
 
@@ -553,7 +591,7 @@ def test_archives_that_lie_about_their_sizes_are_refused(tmp_path: Path):
     np.savez_compressed(tmp_path / "m.npz", a=np.zeros(1 << 17))
     content = (tmp_path / "m.npz").read_bytes()
     size = ((1 << 20) + 128).to_bytes(4, "little")
-    assert content.count(size) == 2 or content.count(size) == 1
+    assert size in content
     (tmp_path / "m.npz").write_bytes(content.replace(size, (200).to_bytes(4, "little")))
     with pytest.raises(SourceError, match="expected"):
         import_model([tmp_path / "m.npz"], CIFAR10)

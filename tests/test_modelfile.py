@@ -254,7 +254,7 @@ def test_layer_parameters_by_name(model: Model):
 
 
 def test_models_compare_by_identity(model: Model):
-    assert model == model  # noqa: PLR0124
+    assert model == model
     assert model != replace(model)
     assert len({model, replace(model)}) == 2
     assert isinstance(hash(model.layers["layer1.0.conv1"]), int)
@@ -544,13 +544,13 @@ def test_fuzz_of_description_values(value: Any, content: bytes, model: Model):
 def test_an_unwritable_target(model: Model, tmp_path: Path):
     with pytest.raises(ModelError, match=r"cannot write .*no/m\.safetensors: No such file"):
         save_model(model, tmp_path / "no" / "m.safetensors")
-    with pytest.raises(ModelError, match="cannot write .*File name too long"):
+    with pytest.raises(ModelError, match=r"cannot write .*File name too long"):
         save_model(model, tmp_path / ("x" * 300))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ModelError, match="cannot write .*found a folder or a device"):
+    with pytest.raises(ModelError, match=r"cannot write .*found a folder or a device"):
         save_model(model, tmp_path / "folder")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ModelError, match="cannot write .*found a folder or a device"):
+    with pytest.raises(ModelError, match=r"cannot write .*found a folder or a device"):
         save_model(model, tmp_path / "pipe")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -77,6 +78,7 @@ class CpuBackend:
             raise BackendError(f"threads: expected at least 1, found {threads}")
         self._plan = Plan(model, self.arithmetic, layout=known[self.engine])
         self._pool: ThreadPoolExecutor | None = None
+        self._pool_lock = threading.Lock()
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 RGB pictures [N, S, S, 3] to float32 logits [N, classes]."""
@@ -100,9 +102,10 @@ class CpuBackend:
 
     def close(self) -> None:
         """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        with self._pool_lock:
+            if self._pool is not None:
+                self._pool.shutdown()
+                self._pool = None
 
     def _check_levels(self, levels: npt.NDArray[np.uint8]) -> None:
         check_images(levels, self.network)
@@ -135,9 +138,11 @@ class CpuBackend:
             work(0, count)
             return logits
         bounds = [count * i // parts for i in range(parts + 1)]
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="fracbnn-cpu")
-        others = [self._pool.submit(work, *pair) for pair in itertools.pairwise(bounds)]
+        with self._pool_lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="fracbnn-cpu")
+            pool = self._pool
+        others = [pool.submit(work, *pair) for pair in itertools.pairwise(bounds)]
         work(*bounds[:2])
         for other in others:
             other.result()

@@ -28,7 +28,7 @@ def two_thirds(arithmetic: PublishedArithmetic, msb: Raw) -> Raw:
 
 
 def gate_opens(arithmetic: PublishedArithmetic, msb: Raw, threshold: Raw) -> Gate:
-    """Whether 2/3 M exceeds the raw ``threshold``: its rounded feature number, or the exact product, as the core does."""
+    """Whether 2/3 M, rounded to a feature number or exact as the core has it, exceeds the raw ``threshold``."""
     if arithmetic.gate_rounded:
         finer = arithmetic.parameter.fraction - arithmetic.feature.fraction
         return (two_thirds(arithmetic, msb) << finer) > threshold
@@ -197,8 +197,14 @@ class HostClassifier:
     def logits(self, sums: Raw) -> npt.NDArray[np.float32]:
         """``sums`` int64 [N, 1024] to float32 [N, 1000]."""
         # Integers below 2**53 throughout, so float64 products are exact in any order, and NumPy is fast with them.
-        products = self.scale * (sums.astype(np.float64) @ self.weight.T) + self.offset
-        return (products * self.step / self.divisor + self.bias).astype(np.float32)
+        return self._logits(sums.astype(np.float64) @ self.weight.T)
+
+    def logits_of_one(self, sums: Raw) -> npt.NDArray[np.float32]:
+        """``sums`` int64 [1024] to float32 [1000], computed by this thread alone: BLAS threads would go on spinning."""
+        return self._logits(np.einsum("ij,j->i", self.weight, sums.astype(np.float64)))
+
+    def _logits(self, products: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        return ((self.scale * products + self.offset) * self.step / self.divisor + self.bias).astype(np.float32)
 
 
 def host_classifier(model: Model) -> HostClassifier:

@@ -113,4 +113,4 @@ class ImageNetAccelerator(Accelerator):
 
     def _finish(self, result: npt.NDArray[Any]) -> F32:
         sums = self._codes(result).sum(axis=(1, 2), dtype=np.int64)
-        return self._classifier.logits(sums[None])[0]
+        return self._classifier.logits_of_one(sums)

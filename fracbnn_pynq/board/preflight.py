@@ -83,16 +83,21 @@ def state_checks(machine: Machine, read_clock: bool = True) -> list[Check]:
 
 
 def contiguous_bytes(network: str) -> int:
-    """Contiguous memory a network's driver allocates at most, in bytes: each buffer rounded up as pynq does.
+    """Contiguous memory a network's driver allocates, in bytes: each buffer rounded up as pynq does at most.
 
-    Images and results exist twice, because one picture is prepared while another one runs.
+    Images exist twice, because one picture is encoded while another one runs, and so do CIFAR-10's results.
     """
     from . import layout  # noqa: PLC0415 - as above
 
     buffers = {
         "cifar10": [layout.CIFAR10_IMAGE_BYTES, layout.CIFAR10_RESULT_BYTES] * 2,
-        "imagenet": [layout.IMAGENET_IMAGE_BYTES, layout.IMAGENET_SCRATCH_BYTES] * 2
-        + [layout.IMAGENET_CONV3X3_BYTES, layout.IMAGENET_CONV1X1_BYTES, layout.IMAGENET_PARAMETER_BYTES],
+        "imagenet": [
+            *[layout.IMAGENET_IMAGE_BYTES] * 2,
+            layout.IMAGENET_CONV3X3_BYTES,
+            layout.IMAGENET_CONV1X1_BYTES,
+            layout.IMAGENET_PARAMETER_BYTES,
+            layout.IMAGENET_SCRATCH_BYTES,
+        ],
     }
     return sum(max(_SMALLEST_BUFFER, -(-size // _PAGE) * _PAGE) for size in buffers[network])
 

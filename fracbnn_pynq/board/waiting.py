@@ -44,33 +44,42 @@ class PollingWaiter:
         self._lateness = _FIRST_LATENESS
 
     def wait(self, idle: Callable[[], bool], started: float, timeout_s: float) -> bool:
-        slept = False
+        busy = 0.0
         while not idle():
-            elapsed = time.perf_counter() - started
-            if elapsed >= timeout_s:
+            busy = time.perf_counter() - started
+            if busy >= timeout_s:
                 return idle()  # this thread may have been off the processor while the run ended
-            slept = self._pause(elapsed, timeout_s)
-        elapsed = time.perf_counter() - started
-        if slept:  # the end was slept through, so when it was is not known
-            self.expected_s = min(self.expected_s, elapsed) * 0.95
-        else:
-            self.expected_s += (min(elapsed, 2 * self.expected_s + _GRACE) - self.expected_s) / 4
+            self._pause(busy, timeout_s)
+        self._learn(busy, time.perf_counter() - started)
         return True
 
-    def _pause(self, elapsed: float, timeout_s: float) -> bool:
-        """Let some time pass; whether this thread slept."""
+    def _learn(self, busy: float, done: float) -> None:
+        """Correct the expectation by a run that ended between ``busy`` and ``done``.
+
+        Slowly upwards, since a run seems long whenever this thread was kept off the processor; a run that ended while
+        this thread slept is expected a little earlier, so that the next one's end is seen.
+        """
+        if self.expected_s < busy:
+            self.expected_s = min(busy, self.expected_s * 1.1 + 10e-6)
+            return
+        self.expected_s = min(self.expected_s, done)
+        if done - busy > _SHORTEST_SLEEP:
+            self.expected_s = max(busy, self.expected_s - (done - busy) / 8)
+
+    def _pause(self, elapsed: float, timeout_s: float) -> None:
+        """Let some time pass."""
         left = self.expected_s - elapsed
-        duration = left - self._lateness - _SPARE
+        # A third of what is left in any case: sleeping lets other Python threads work, and shows how late sleeps are now.
+        duration = max(left - self._lateness - _SPARE, left / 3)
         if left < -_GRACE:
             duration = min(-left / 8, _LONGEST_SLEEP, timeout_s - elapsed)
         if duration < _SHORTEST_SLEEP:
             os.sched_yield()
-            return False
+            return
         before = time.perf_counter()
         time.sleep(duration)
         late = time.perf_counter() - before - duration
         self._lateness += (min(late, 1e-3) - self._lateness) / 8
-        return True
 
 
 class InterruptWaiter:

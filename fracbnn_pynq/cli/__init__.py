@@ -14,6 +14,7 @@ from ..errors import DownloadError, FracBNNError, ModelError, PictureError, Sour
 
 COMMANDS = {
     "classify": ("classify", "Say what is on pictures."),
+    "camera": ("camera", "Say what a camera or a video shows, as it comes."),
     "models": ("models", "List, show, fetch models."),
     "import": ("importing", "Convert a trained network into a model file."),
     "bench": ("bench", "Measure how fast a model runs here."),
@@ -56,7 +57,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
-        group(standalone_mode=False)
+        group(prog_name="fracbnn", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.Abort:

@@ -101,9 +101,9 @@ def _build(
     provenance: dict[str, Any],
     classes: tuple[str, ...] | None,
 ) -> Model:
-    if network is CIFAR10 and "conv1.weight" not in arrays and PACKED_CIFAR10 in arrays:
-        arrays.update(convolutions(arrays[PACKED_CIFAR10]))
     try:
+        if network is CIFAR10 and "conv1.weight" not in arrays and PACKED_CIFAR10 in arrays:
+            arrays.update(convolutions(arrays[PACKED_CIFAR10]))
         return build_model(network, arrays, classes or default_classes(network), provenance)
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from None

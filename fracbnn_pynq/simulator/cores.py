@@ -183,10 +183,11 @@ class Core:
         self._runner.join()
 
     def _start(self, words: Mapping[int, int]) -> Job:
+        begin = time.perf_counter()
         faults = self._board.plan.next("run")
         hz = self._board.hz()
         arguments = {role: words.get(offset, 0) for role, offset in self._offsets.items()}
-        job = Job(lambda: self._work(arguments, hz, faults), time.perf_counter() + self._seconds(hz, faults))
+        job = Job(lambda: self._work(arguments, hz, faults), begin + self._seconds(hz, faults))
         if self._board.timed or self._wakes or FaultKind.LATE in faults:
             self._runner.submit(job, self.control.settle if self._wakes else None)
         else:

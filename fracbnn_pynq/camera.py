@@ -1,0 +1,256 @@
+"""Cameras, videos and network streams through OpenCV.
+
+The only module that imports ``cv2``, and only when it is used. All pictures are OpenCV's: uint8 [H, W, 3], BGR.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import FracBNNError, PictureError
+
+logger = logging.getLogger(__name__)
+
+Image = npt.NDArray[np.uint8]
+
+ASSUMED_FPS = 30.0
+"""Frames/s of a source that does not say, or says nonsense (network streams often give the clock of their protocol)."""
+
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 5.0
+NETWORK_TIMEOUT_MS = 5000
+
+
+class CameraError(FracBNNError, RuntimeError):
+    """A camera, a network stream, a window or a recording cannot be opened."""
+
+
+def opencv() -> Any:
+    """The module ``cv2``. Raises CameraError where it is not installed."""
+    try:
+        import cv2  # noqa: PLC0415 - large, and not part of the base installation
+    except ImportError as error:
+        raise CameraError(
+            f"expected OpenCV for cameras and videos, found none ({error}): pip install 'fracbnn-pynq[camera]'"
+        ) from error
+    return cv2
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep OpenCV from writing to stderr what the caller is about to say in an exception."""
+    library = opencv()
+    if not hasattr(library, "setLogLevel"):  # OpenCV 4.5.0
+        yield
+        return
+    before = library.setLogLevel(0)
+    try:
+        yield
+    finally:
+        library.setLogLevel(before)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame: ``image`` uint8 [H, W, 3] BGR, ``index`` counted from 0, ``time`` in seconds since the first frame.
+
+    Of a video file ``time`` is the position in the video.
+    """
+
+    image: Image
+    index: int
+    time: float
+
+
+class Camera:
+    """A source of frames: iterate over it, once; a context manager.
+
+    ``source``: a camera's number (also as text) or device (``/dev/video0``), a video file, or a URL (``rtsp://``,
+    ``http://``). A camera or stream that disappears is opened again until it is back; a file, and a URL that has an
+    end, ends. Files come at their own rate, or with ``fast`` as fast as they are taken. ``width``, ``height``
+    (pixels), ``fps`` (frames/s) and ``fourcc`` (such as ``MJPG``, which many USB cameras need for their highest rates)
+    are asked of a camera, which may choose others.
+
+    Raises :class:`CameraError`, or :class:`~fracbnn_pynq.errors.PictureError` for a file that is no video.
+    """
+
+    def __init__(
+        self,
+        source: int | str | os.PathLike[str],
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        fps: float | None = None,
+        fourcc: str | None = None,
+        fast: bool = False,
+    ) -> None:
+        text = os.fspath(source) if not isinstance(source, int) else str(source)
+        self.name = text if not text.isdecimal() else f"camera {text}"
+        self._target: int | str = int(text) if text.isdecimal() else text
+        self._is_url = re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+        self._is_device = isinstance(self._target, int) or text.startswith("/dev/")
+        self._is_file = not self._is_url and not self._is_device
+        self._asked = {"FRAME_WIDTH": width, "FRAME_HEIGHT": height, "FPS": fps}
+        self._fourcc = fourcc
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._capture: Any = None
+        self.fast = fast
+        self.outages = 0
+        self._check_request()
+        self._capture = self._open()
+        if self._capture is None:
+            raise self._failure()
+        self.fps = self._plausible_fps()
+        self.live = not self._is_file and not (self._is_url and self._property("FRAME_COUNT") > 0)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as the source states them; 0 while there is none."""
+        return int(self._property("FRAME_WIDTH")), int(self._property("FRAME_HEIGHT"))
+
+    def __iter__(self) -> Iterator[Frame]:
+        try:
+            yield from self._live_frames() if self.live else self._recorded_frames()
+        finally:
+            self._release()
+
+    def stop(self) -> None:
+        """End the iteration after the frame being read, also while waiting; from any thread."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Stop, and give the source back."""
+        self.stop()
+        self._release()
+
+    def __enter__(self) -> Camera:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _recorded_frames(self) -> Iterator[Frame]:
+        begin = time.perf_counter()
+        index = 0
+        while not self._stopping.is_set() and (image := self._read()) is not None:
+            at = index / self.fps
+            early = begin + at - time.perf_counter()
+            if early < -1:
+                begin -= early  # after a suspension: go on from here rather than hurry
+            if not self.fast and early > 0 and self._stopping.wait(early):
+                return
+            yield Frame(image, index, at)
+            index += 1
+        if index == 0 and not self._stopping.is_set():
+            raise PictureError(f"{self.name}: expected a video, found no frame in it that OpenCV can decode")
+
+    def _live_frames(self) -> Iterator[Frame]:
+        begin = lost = None
+        retry = FIRST_RETRY_S
+        index = 0
+        while not self._stopping.is_set():
+            image = self._read()
+            now = time.perf_counter()
+            if image is None:
+                if lost is None:
+                    lost = now
+                    self.outages += 1
+                    logger.warning("%s: no more frames; trying to open it again until it is back", self.name)
+                self._release()
+                if self._stopping.wait(retry):
+                    return
+                retry = min(2 * retry, LONGEST_RETRY_S)
+                self._capture = self._open()
+                continue
+            if lost is not None:
+                logger.warning("%s: back after %.1f s", self.name, now - lost)
+                lost, retry = None, FIRST_RETRY_S
+            begin = begin or now
+            yield Frame(image, index, now - begin)
+            index += 1
+
+    def _read(self) -> Image | None:
+        with self._lock:
+            if self._capture is None:
+                return None
+            try:
+                good, image = self._capture.read()
+            except opencv().error as error:
+                logger.info("%s: %s", self.name, error)
+                return None
+            return image if good else None
+
+    def _release(self) -> None:
+        with self._lock:
+            if self._capture is not None:
+                self._capture.release()
+                self._capture = None
+
+    def _open(self) -> Any:
+        """An opened cv2.VideoCapture, or None."""
+        library = opencv()
+        if isinstance(self._target, str) and not self._is_url and not Path(self._target).exists():
+            return None  # OpenCV would complain on stderr at every try
+        with quiet():
+            capture = library.VideoCapture(*self._arguments())
+        if not capture.isOpened():
+            capture.release()
+            return None
+        if self._fourcc is not None:
+            capture.set(library.CAP_PROP_FOURCC, library.VideoWriter_fourcc(*self._fourcc))
+        for key, value in self._asked.items():
+            if value is not None:
+                capture.set(getattr(library, f"CAP_PROP_{key}"), value)
+                if (found := capture.get(getattr(library, f"CAP_PROP_{key}"))) != value:
+                    logger.warning("%s: asked for %s %g, it gives %g", self.name, key.lower(), value, found)
+        return capture
+
+    def _arguments(self) -> list[Any]:
+        library = opencv()
+        if self._is_url and hasattr(library, "CAP_PROP_OPEN_TIMEOUT_MSEC"):
+            limits = library.CAP_PROP_OPEN_TIMEOUT_MSEC, library.CAP_PROP_READ_TIMEOUT_MSEC
+            if library.CAP_FFMPEG in library.videoio_registry.getStreamBackends():
+                timeouts = [number for limit in limits for number in (limit, NETWORK_TIMEOUT_MS)]
+                return [self._target, library.CAP_FFMPEG, timeouts]
+        return [self._target]
+
+    def _check_request(self) -> None:
+        if not self._is_device and (self._fourcc is not None or any(v is not None for v in self._asked.values())):
+            raise CameraError(f"{self.name}: size, rate and fourcc can be asked of a camera only: leave them out")
+        if self._fourcc is not None and not re.fullmatch(r"[ -~]{4}", self._fourcc):
+            raise CameraError(f"fourcc: expected four ASCII characters such as MJPG, found {self._fourcc!r}")
+
+    def _failure(self) -> FracBNNError:
+        if not self._is_file:
+            hint = "is the address right?" if self._is_url else "is it plugged in, and may this user read it?"
+            return CameraError(f"{self.name}: expected a source of frames, found none that OpenCV can open: {hint}")
+        found = "a file that OpenCV cannot open" if Path(str(self._target)).exists() else "no file of this name"
+        return PictureError(f"{self.name}: expected a camera's number, a URL or a video file, found {found}")
+
+    def _property(self, key: str) -> float:
+        with self._lock:
+            return float(self._capture.get(getattr(opencv(), f"CAP_PROP_{key}"))) if self._capture is not None else 0.0
+
+    def _plausible_fps(self) -> float:
+        stated = self._property("FPS")
+        if math.isfinite(stated) and 1 <= stated <= 1000:
+            return stated
+        logger.info("%s: states %g frames/s, %g are assumed", self.name, stated, ASSUMED_FPS)
+        return ASSUMED_FPS

@@ -1,0 +1,245 @@
+"""``fracbnn camera``: say what a camera or a video shows, as it comes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, TypeAlias
+
+import click
+import numpy as np
+
+from ..camera import Camera, Frame
+from ..classifier import Classifier, Prediction
+from ..display import Recorder, Window, with_text
+from ..stagetimes import STAGES, Histogram, Statistics
+from ..streaming import Delivery, Pipeline
+from .options import echo_json, echo_table, engine_options, json_option
+
+STDOUT = "-"
+STOPPED_BY_SIGNAL = 128
+ORDER = (*STAGES[:3], "reading", "network", *STAGES[3:])
+"""Stages as they are reported; reading (resizing) and network are parts of inference."""
+
+Result: TypeAlias = Delivery[Frame, Prediction]
+
+
+@click.command()
+@click.option("--source", default="0", show_default=True, help="A camera's number or device, a video file, or a URL.")
+@engine_options
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many labels a frame.")
+@click.option("--show", is_flag=True, help="Show the frames with their labels in a window; q or Esc ends.")
+@click.option("--record", type=click.Path(path_type=Path), help="Write the frames with their labels: .mp4, .mkv, .avi.")
+@click.option("--jsonl", help="Write one JSON object a line for each frame to this file, or - for standard output.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this time.")
+@click.option("--fast", is_flag=True, help="Video files: every frame, as fast as it goes, instead of the video's rate.")
+@click.option("--width", type=click.IntRange(min=1), help="Ask a camera for this width.")
+@click.option("--height", type=click.IntRange(min=1), help="Ask a camera for this height.")
+@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Ask a camera for this rate.")
+@click.option("--fourcc", help="Ask a camera for this encoding, such as MJPG, which USB cameras need for high rates.")
+@json_option
+def command(
+    *,
+    source: str,
+    model: str | None,
+    backend: str,
+    board: str,
+    arithmetic: str,
+    threads: int | None,
+    top: int,
+    show: bool,
+    record: Path | None,
+    jsonl: str | None,
+    seconds: float | None,
+    fast: bool,
+    width: int | None,
+    height: int | None,
+    fps: float | None,
+    fourcc: str | None,
+    as_json: bool,
+) -> None:
+    """Say what a camera or a video shows, as it comes.
+
+    A frame that still waits when the next one comes is dropped, so the labels are always of now. A camera that
+    disappears is opened again. Ctrl-C and SIGTERM finish the recording and the report, and give exit status 130 and
+    143; a second one ends at once. At the end: rates, dropped frames, latency and where the time went, on standard
+    output, or on standard error where that has the --jsonl lines.
+    """
+    for output in (record, jsonl):
+        _refuse_overwriting(source, output)
+    with ExitStack() as stack:
+        classifier = stack.enter_context(
+            Classifier.load(model, backend=backend, board=board, arithmetic=arithmetic, threads=threads)
+        )
+        camera = stack.enter_context(Camera(source, width=width, height=height, fps=fps, fourcc=fourcc, fast=fast))
+        pipeline = Pipeline(
+            camera,
+            lambda frame: classifier.classify(frame.image, top, bgr=True),
+            drop=camera.live or not fast,
+            interrupt=camera.stop,
+        )
+        classifier.classify(np.zeros((2, 2, 3), np.uint8))  # first use loads modules and allocates
+        watch = Watch(pipeline.statistics)
+        receivers: list[Callable[[Result], None]] = [watch.note]
+        if jsonl is not None:
+            receivers.append(partial(_write_line, _text_output(stack, jsonl)))
+        if record is not None or show:
+            recorder = stack.enter_context(Recorder(record, camera.fps)) if record is not None else None
+            window = stack.enter_context(Window(f"fracbnn: {camera.name}")) if show else None
+            receivers.append(partial(_view, watch, recorder, window, pipeline.stop))
+        signals = stack.enter_context(_stopping(pipeline.stop))
+        pipeline.run(
+            lambda result: _to_all(receivers, result),
+            seconds=seconds,
+            tick=watch.echo_line if sys.stderr.isatty() else None,
+        )
+        about = {
+            "source": camera.name,
+            "stated_fps": camera.fps,
+            "outages": camera.outages,
+            "network": classifier.network.name,
+            "backend": classifier.backend,
+            "arithmetic": classifier.arithmetic,
+        }
+    with redirect_stdout(sys.stderr) if jsonl == STDOUT else nullcontext():
+        _echo_report({**about, **watch.as_data()}, as_json=as_json)
+    if signals:
+        sys.exit(STOPPED_BY_SIGNAL + signals[0])
+
+
+class Watch:
+    """What a person watching the stream wants to know."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
+        self._parts = {"reading": Histogram(), "network": Histogram()}
+        self._counts = [0, 0, 0]
+        self._since = time.perf_counter()
+        self._latest: Result | None = None
+
+    def note(self, result: Result) -> None:
+        """Take in a result."""
+        self._latest = result
+        self._parts["reading"].add(result.result.timings["read"] / 1e3)
+        self._parts["network"].add(result.result.timings["infer"] / 1e3)
+
+    def echo_line(self) -> None:
+        """One line about the time since the last: on stderr."""
+        counters = self._statistics.captured, self._statistics.classified, self._statistics.delivered
+        counts, now = [counter.count for counter in counters], time.perf_counter()
+        rates = [(count - before) / (now - self._since) for count, before in zip(counts, self._counts, strict=True)]
+        parts = [f"{name} {rate:.1f}/s" for name, rate in zip(("capture", "infer", "deliver"), rates, strict=True)]
+        parts.append(f"dropped {self._statistics.dropped}")
+        if self._latest is not None and rates[2]:
+            prediction = self._latest.result
+            parts[:0] = [f"{prediction.label} {prediction.score:.1%}"]
+            parts.append(f"latency {(self._latest.inferred - self._latest.captured) * 1e3:.1f} ms")
+        click.echo("  ".join(parts), err=True)
+        self._counts, self._since = counts, now
+
+    def lines(self, result: Result) -> list[str]:
+        """Text for a frame: labels, and how fast it goes."""
+        labels = [f"{label} {score:.1%}" for label, score in result.result.top]
+        latency = (result.inferred - result.captured) * 1e3
+        return [*labels, f"{self._statistics.delivered.rate:.1f} frames/s, {latency:.1f} ms"]
+
+    def as_data(self) -> dict[str, Any]:
+        """All that was measured; ``reading`` and ``network`` are parts of ``inference``."""
+        data = self._statistics.as_data()
+        data["milliseconds"].update({name: times.as_data() for name, times in self._parts.items()})
+        return data
+
+
+def _refuse_overwriting(source: str, output: str | Path | None) -> None:
+    if output is not None and Path(source).is_file() and Path(output).exists() and Path(output).samefile(source):
+        raise click.UsageError(f"{output}: expected another file than the source, which would be overwritten")
+
+
+def _text_output(stack: ExitStack, name: str) -> IO[str]:
+    if name == STDOUT:
+        return sys.stdout
+    try:
+        return stack.enter_context(open(name, "w", encoding="utf-8"))
+    except OSError as error:
+        raise click.FileError(name, error.strerror) from error
+
+
+def _to_all(receivers: list[Callable[[Result], None]], result: Result) -> None:
+    for receive in receivers:
+        receive(result)
+
+
+def _write_line(output: IO[str], result: Result) -> None:
+    frame, prediction = result.frame, result.result
+    data = {
+        "frame": frame.index,
+        "time": round(frame.time, 6),
+        "label": prediction.label,
+        "score": prediction.score,
+        "top": [{"label": label, "probability": score} for label, score in prediction.top],
+        "latency_ms": round((result.inferred - result.captured) * 1e3, 3),
+    }
+    output.write(json.dumps(data, ensure_ascii=False) + "\n")
+    output.flush()
+
+
+def _view(
+    watch: Watch, recorder: Recorder | None, window: Window | None, stop: Callable[[], None], result: Result
+) -> None:
+    marked = with_text(result.frame.image, watch.lines(result))
+    if recorder is not None:
+        recorder.write(marked, result.frame.time)
+    if window is not None and not window.show(marked):
+        stop()
+
+
+@contextmanager
+def _stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Let the first SIGINT or SIGTERM call ``stop``, a second raise KeyboardInterrupt; gives the signals received."""
+    received: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        stop()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    try:
+        for number in heeded:
+            signal.signal(number, handle)
+        yield received
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def _echo_report(data: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        echo_json(data)
+        return
+    click.echo(
+        f"{data['source']}: {data['stated_fps']:g} frames/s stated; {data['network']} on {data['backend']}, "
+        f"arithmetic {data['arithmetic']}"
+    )
+    if data["outages"]:
+        click.echo(f"disappeared {data['outages']} times")
+    rates = data["per_second"]
+    rows = [[name, str(data[name]), f"{rate:.1f}/s"] for name, rate in rates.items()]
+    echo_table([["FRAMES", "", ""], *rows, *([name, str(data[name]), ""] for name in ("dropped", "unfinished"))])
+    rows = [
+        [
+            "  " * (name in ("reading", "network")) + name,
+            *(f"{value:.2f}" for value in data["milliseconds"][name].values()),
+        ]
+        for name in ORDER
+    ]
+    echo_table([["MILLISECONDS", "mean", "p50", "p99", "max"], *rows])

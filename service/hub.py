@@ -1,0 +1,237 @@
+"""The service without HTTP: its models, each with its worker, and the way of one request through them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ..classifier import Classifier
+from .errors import CLIENT_GONE, ServiceError, unavailable
+from .metrics import HttpCounters, family, model_families
+from .settings import Settings, served_models
+from .worker import Images, Job, Logits, Worker
+
+log = logging.getLogger(__name__)
+
+VERSION = "1"
+"""The one version of every model."""
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Prepare = Callable[[], tuple[Images, Any]]
+"""Makes a request's pictures, uint8 [n, S, S, 3], and whatever its answer needs; runs in a decoder thread."""
+
+_UNWATCHED_S = 0.05
+"""A request answered this soon needs nobody to watch whether its client is still there."""
+_LARGE_ANSWER = 10_000
+"""Logits from which on an answer is formatted outside the event loop."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Logits float32 [n, classes] of a request, what its ``Prepare`` added, and milliseconds by stage."""
+
+    logits: Logits
+    context: Any
+    timings: Mapping[str, float]
+
+
+class Hub:
+    """Models by name, ready to classify. Between :meth:`start` and :meth:`stop`, which belong to one event loop.
+
+    ``owns``: close the classifiers at the end.
+    """
+
+    def __init__(self, classifiers: Mapping[str, Classifier], settings: Settings, *, owns: bool = False) -> None:
+        self.settings = settings
+        self.http = HttpCounters()
+        self.draining = False
+        self.workers = {name: _worker(name, classifier, settings) for name, classifier in classifiers.items()}
+        self._owns = owns
+        self._decoders: ThreadPoolExecutor | None = None
+
+    @classmethod
+    def load(cls, settings: Settings) -> Hub:
+        """Load the models that ``settings`` name.
+
+        Raises :class:`~fracbnn_pynq.errors.ModelError` or :class:`~fracbnn_pynq.errors.BackendError`.
+        """
+        classifiers: dict[str, Classifier] = {}
+        try:
+            for name, target in served_models(settings.models).items():
+                classifiers[name] = Classifier.load(
+                    target,
+                    backend=settings.backend,
+                    board=settings.board,
+                    arithmetic=settings.arithmetic,
+                    threads=settings.threads,
+                )
+        except BaseException:
+            for classifier in classifiers.values():
+                classifier.close()
+            raise
+        return cls(classifiers, settings, owns=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model takes requests and no shutdown has begun."""
+        return not self.draining and all(worker.ready for worker in self.workers.values())
+
+    def worker(self, name: str | None) -> Worker:
+        """The worker of a model (``None``: of the first); 404 for an unknown one."""
+        if name is None:
+            return next(iter(self.workers.values()))
+        if name not in self.workers:
+            raise ServiceError(404, f"model: expected one of {', '.join(self.workers)}, found {name!r}")
+        return self.workers[name]
+
+    def start(self) -> None:
+        """Start the threads; in the event loop that will use them."""
+        loop = asyncio.get_running_loop()
+        self.draining = False
+        self._decoders = ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="fracbnn-decode")
+        for worker in self.workers.values():
+            worker.start(loop)
+
+    def stop(self) -> None:
+        """End the threads, within the grace of the settings, and close the classifiers if they are owned."""
+        self.draining = True
+        for worker in self.workers.values():
+            worker.stop(self.settings.grace, close=self._owns)
+        if self._decoders is not None:
+            self._decoders.shutdown(wait=False, cancel_futures=True)
+            self._decoders = None
+
+    async def infer(self, worker: Worker, prepare: Prepare, receive: Receive) -> Outcome:
+        """Prepare pictures in a decoder thread and compute their logits in the model's.
+
+        ``receive``: the request's, to learn that its client has gone. Raises :class:`ServiceError`: what ``prepare``
+        raised, or 503 where the queue is full, the deadline has passed or the engine failed.
+        """
+        decoders = self._decoders
+        if decoders is None:
+            raise unavailable("the service is not running")
+        worker.admit()
+        now = time.perf_counter()
+        job = Job(asyncio.get_running_loop().create_future(), now + self.settings.deadline, admitted=now)
+        try:
+            decoders.submit(_prepare, worker, job, prepare)
+            logits = await self._wait(worker, job, receive)
+        except BaseException:
+            worker.counters.add(failure=1)
+            raise
+        finally:
+            job.dropped = True
+            worker.release()
+        return Outcome(logits, job.context, _timings(job))
+
+    async def answer(self, outcome: Outcome, build: Callable[[], Any]) -> Any:
+        """Call ``build``, in a thread if the answer is a long one."""
+        if outcome.logits.size < _LARGE_ANSWER or self._decoders is None:
+            return build()
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, build)
+
+    def count(self, worker: Worker, outcome: Outcome, received: float) -> None:
+        """Count an answered request. ``received``: when it came, of ``time.perf_counter``."""
+        times = outcome.timings
+        total = (time.perf_counter() - received) * 1e6
+        inside = 1e3 * (times["read"] + times["queue"] + times["infer"])
+        worker.counters.add(
+            success=1,
+            request_us=total,
+            input_us=1e3 * times["read"],
+            queue_us=1e3 * times["queue"],
+            infer_us=1e3 * times["infer"],
+            output_us=max(0.0, total - inside),
+        )
+
+    def metrics(self) -> Iterator[str]:
+        """Lines of Prometheus text."""
+        workers = self.workers
+        yield from model_families({name: worker.counters for name, worker in workers.items()}, VERSION)
+        gauges = {
+            "fracbnn_queue_depth": ("Requests held now, waiting or running", lambda w: w.admitted),
+            "fracbnn_queue_capacity": ("Requests that may be held", lambda w: w.capacity),
+            "fracbnn_model_ready": ("1 while the model takes requests", lambda w: w.ready),
+        }
+        for name, (meaning, read) in gauges.items():
+            samples = [({"model": model, "version": VERSION}, float(read(worker))) for model, worker in workers.items()]
+            yield from family(name, "gauge", meaning, samples)
+        about = [({"model": name, **describe(worker.classifier)}, 1.0) for name, worker in workers.items()]
+        yield from family("fracbnn_backend_info", "gauge", "1, with what computes the model as labels", about)
+        statuses = [({"status": str(status)}, float(n)) for status, n in sorted(self.http.by_status.items())]
+        yield from family("fracbnn_http_responses", "counter", "Answers by status", statuses)
+
+    async def _wait(self, worker: Worker, job: Job, receive: Receive) -> Logits:
+        waiting: set[asyncio.Future[Any]] = {job.future}
+        await asyncio.wait(waiting, timeout=min(_UNWATCHED_S, self.settings.deadline))
+        if not job.future.done():
+            watch = asyncio.ensure_future(_until_gone(receive))
+            try:
+                left = max(0.0, job.deadline - time.perf_counter())
+                await asyncio.wait({job.future, watch}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                gone = watch.done() and not job.future.done()
+            finally:
+                watch.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watch
+            if gone:
+                worker.counters.add(dropped=1)
+                raise ServiceError(CLIENT_GONE, "the client has gone")
+        if not job.future.done():
+            worker.counters.add(late=1)
+            raise unavailable(f"no answer within the deadline of {self.settings.deadline:g} s: try again")
+        return job.future.result()
+
+
+def describe(classifier: Classifier) -> dict[str, str]:
+    """What computes a model: ``backend``, ``board``, ``arithmetic`` and ``engine``, where they apply."""
+    engine = classifier.engine
+    about = {"backend": classifier.backend, "arithmetic": classifier.arithmetic}
+    if (simulated := getattr(engine, "simulated", None)) is not None:
+        about["board"] = "simulated" if simulated else "real"
+    if (kernels := getattr(engine, "engine", None)) is not None:
+        about["engine"] = str(kernels)
+    return about
+
+
+def _worker(name: str, classifier: Classifier, settings: Settings) -> Worker:
+    # An accelerator gains nothing from batches of several requests, and a fault of it then concerns one of them.
+    micro_batch = 1 if classifier.backend == "overlay" else settings.micro_batch
+    return Worker(
+        name, classifier, capacity=settings.queue, micro_batch=micro_batch, batch_wait=settings.batch_wait
+    )
+
+
+def _prepare(worker: Worker, job: Job, prepare: Prepare) -> None:
+    if job.dropped:
+        return
+    try:
+        job.images, job.context = prepare()
+    except ServiceError as error:
+        worker.fail(job, error)
+    except MemoryError:
+        worker.fail(job, unavailable("not enough memory for this request now"))
+    except Exception as error:  # what is wrong here must reach the waiting request, and then the log
+        worker.fail(job, error)
+    else:
+        worker.enqueue(job)
+
+
+def _timings(job: Job) -> dict[str, float]:
+    """Milliseconds: ``read`` (waiting for a decoder, and decoding), ``queue``, ``infer``."""
+    return {
+        "read": (job.queued - job.admitted) * 1e3,
+        "queue": (job.started - job.queued) * 1e3,
+        "infer": (job.ended - job.started) * 1e3,
+    }
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
