@@ -43,6 +43,7 @@ def blank_model(network: Network) -> Model:
     return Model(network, weight(network.stem), stem_bn, layers, *fc, classes)
 
 
+ROUNDS = 11
 LOGITS = np.arange(10, dtype=np.float32)
 CODES = np.zeros((1024, 7, 7), np.uint8)
 NOTHING = {"cifar10": lambda words: LOGITS, "imagenet": lambda *weights: lambda words: CODES}
@@ -95,21 +96,28 @@ def host_cost(count: int) -> None:
 
 
 def throughput(network: Network, count: int, label: str, **options) -> None:
-    """Pictures per second with the published cores' latency, against the core's own rate."""
+    """Pictures per second with the published cores' latency, against the core's own rate: median and best of rounds.
+
+    Other programs on the machine cost whole milliseconds when they take the processor away at the wrong moment.
+    """
     backend = open_backend(network, "published", **options)
-    images = pictures(network, count)
+    images = pictures(network, count // ROUNDS)
     backend.logits(images[:20])
-    processor, before = time.process_time(), time.perf_counter()
-    backend.logits(images)
-    seconds = time.perf_counter() - before
-    busy = (time.process_time() - processor) / seconds
+    rounds = []
+    processor, begin = time.process_time(), time.perf_counter()
+    for _ in range(ROUNDS):
+        before = time.perf_counter()
+        backend.logits(images)
+        rounds.append((len(images) / (time.perf_counter() - before), backend.timings))
+    busy = (time.process_time() - processor) / (time.perf_counter() - begin)
     own = backend.accelerator.clock_mhz * 1e6 / backend.accelerator.cycles
-    rate = count / seconds
+    rounds.sort(key=lambda entry: entry[0])
+    median, best = rounds[ROUNDS // 2], rounds[-1]
     print(
-        f"{network.name}, {label}: {rate:8.1f} pictures/s of the core's own {own:.1f} ({100 * rate / own:.1f} %), "
-        f"processor {100 * busy:.0f} %"
+        f"{network.name}, {label}: median {median[0]:.1f}, best {best[0]:.1f} pictures/s of the core's own {own:.1f} "
+        f"({100 * median[0] / own:.1f} %, {100 * best[0] / own:.1f} %), processor {100 * busy:.0f} %"
     )
-    print("  stages (us): " + ", ".join(f"{name} {ms * 1e3:.1f}" for name, ms in backend.timings.items()))
+    print("  stages of the median round (us): " + ", ".join(f"{name} {ms * 1e3:.1f}" for name, ms in median[1].items()))
     backend.close()
 
 
@@ -144,9 +152,9 @@ def main() -> None:
     simulator.import_pynq()
     host_cost(arguments.pictures)
     throughput(CIFAR10, arguments.pictures, "core without computation", cifar10=NOTHING["cifar10"])
-    throughput(IMAGENET, 200, "core without computation", imagenet=NOTHING["imagenet"])
+    throughput(IMAGENET, 220, "core without computation", imagenet=NOTHING["imagenet"])
     throughput(CIFAR10, 2000, "core that computes in this process")
-    throughput(IMAGENET, 50, "core that computes in this process")
+    throughput(IMAGENET, 55, "core that computes in this process")
     soak(arguments.soak)
 
 

@@ -154,7 +154,7 @@ class Hub:
         """Lines of Prometheus text."""
         workers = self.workers
         yield from model_families({name: worker.counters for name, worker in workers.items()}, VERSION)
-        gauges = {
+        gauges: dict[str, tuple[str, Callable[[Worker], float]]] = {
             "fracbnn_queue_depth": ("Requests held now, waiting or running", lambda w: w.admitted),
             "fracbnn_queue_capacity": ("Requests that may be held", lambda w: w.capacity),
             "fracbnn_model_ready": ("1 while the model takes requests", lambda w: w.ready),
@@ -168,13 +168,13 @@ class Hub:
         yield from family("fracbnn_http_responses", "counter", "Answers by status", statuses)
 
     async def _wait(self, worker: Worker, job: Job, receive: Receive) -> Logits:
-        waiting: set[asyncio.Future[Any]] = {job.future}
-        await asyncio.wait(waiting, timeout=min(_UNWATCHED_S, self.settings.deadline))
+        await asyncio.wait({job.future}, timeout=min(_UNWATCHED_S, self.settings.deadline))
         if not job.future.done():
-            watch = asyncio.ensure_future(_until_gone(receive))
+            watch: asyncio.Future[None] = asyncio.ensure_future(_until_gone(receive))
             try:
                 left = max(0.0, job.deadline - time.perf_counter())
-                await asyncio.wait({job.future, watch}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                both: tuple[asyncio.Future[Any], ...] = (job.future, watch)
+                await asyncio.wait(both, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 gone = watch.done() and not job.future.done()
             finally:
                 watch.cancel()
@@ -203,9 +203,7 @@ def describe(classifier: Classifier) -> dict[str, str]:
 def _worker(name: str, classifier: Classifier, settings: Settings) -> Worker:
     # An accelerator gains nothing from batches of several requests, and a fault of it then concerns one of them.
     micro_batch = 1 if classifier.backend == "overlay" else settings.micro_batch
-    return Worker(
-        name, classifier, capacity=settings.queue, micro_batch=micro_batch, batch_wait=settings.batch_wait
-    )
+    return Worker(name, classifier, capacity=settings.queue, micro_batch=micro_batch, batch_wait=settings.batch_wait)
 
 
 def _prepare(worker: Worker, job: Job, prepare: Prepare) -> None:

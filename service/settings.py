@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def _megabytes(text: str) -> int:
     return int(float(text) * MEBIBYTE)
 
 
-_FROM_TEXT = {
+_FROM_TEXT: dict[str, Callable[[str], object]] = {
     **dict.fromkeys(("backend", "board", "arithmetic"), str),
     **dict.fromkeys(("threads", "queue", "max_pixels", "max_batch", "micro_batch", "decoders"), int),
     **dict.fromkeys(("deadline", "batch_wait", "body_timeout", "drain", "grace"), float),

@@ -181,7 +181,7 @@ class Worker:
         try:
             logits = self.classifier.logits(images)
         except Exception as error:  # whatever an engine raises, the service stays
-            log.error("model %s: the engine failed: %s", self.name, error, exc_info=True)  # noqa: TRY400
+            log.error("model %s: the engine failed: %s", self.name, error, exc_info=True)
             self.counters.add(faults=1)
             # Before the answer, so that whoever gets it finds the model recovering.
             recovering = self._begin_recovery()

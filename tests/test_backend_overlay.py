@@ -188,7 +188,9 @@ def test_arithmetics_the_core_has_not(authors):
 
 def test_weights_the_bitstream_has_not(authors):
     for name in ("cifar10", None, "/some/model.safetensors"):
-        with pytest.raises(BackendError, match="built in and cannot run .*; use --model cifar10-authors, or --backend"):
+        with pytest.raises(
+            BackendError, match=r"built in and cannot run .*; use --model cifar10-authors, or --backend"
+        ):
             OverlayBackend.open(authors, model_name=name, board="real")
 
 
@@ -199,7 +201,7 @@ def test_an_overlay_that_has_not_been_fetched(authors, tmp_path, monkeypatch):
 
 
 def test_a_machine_without_a_board(authors):
-    with pytest.raises(BackendError, match="--board simulated .* --backend cpu"):
+    with pytest.raises(BackendError, match=r"--board simulated .* --backend cpu"):
         OverlayBackend.open(authors, model_name="cifar10-authors", board="auto")
 
 

@@ -95,7 +95,7 @@ def test_every_picture_gets_its_own_result(make, latency, registers):
 
 
 def test_timings_name_the_stages(make):
-    from fracbnn_pynq.board.accelerator import STAGES
+    from fracbnn_pynq.board.stages import STAGES
 
     accelerator, _ = make(latency="published")
     accelerator.logits(PICTURES)
@@ -279,7 +279,7 @@ def test_a_clock_that_cannot_be_set(make):
 
 
 def test_the_design_clock_may_be_given(make):
-    accelerator, board = make(design_mhz=200.0)
+    accelerator, _ = make(design_mhz=200.0)
     assert accelerator.clock_mhz == pytest.approx(187.5, rel=1e-3)
     assert correct(accelerator)
 
@@ -340,16 +340,39 @@ def test_an_interrupted_caller_leaves_the_accelerator_usable(make):
     assert board.cores["FracNet_T_0"].runs <= runs + 5  # the batch nobody waits for was not finished
 
 
-@pytest.mark.parametrize("forgotten", ["flush", "invalidate"])
-def test_a_forgotten_flush_or_invalidate_could_not_pass(make, forgotten, monkeypatch):
-    """The tests above would fail: the simulated cache keeps what the CPU and what the core see apart."""
+def test_an_interrupt_at_any_moment_never_gives_wrong_results(make):
+    accelerator, _ = make(latency="published")
+    rng = np.random.default_rng(7)
+    interrupted = 0
+    for delay in rng.uniform(0.0005, 0.008, 60):
+        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            assert np.array_equal(accelerator.logits(PICTURES), EXPECTED)
+            timer.join()
+            time.sleep(0.01)
+        except KeyboardInterrupt:
+            interrupted += 1
+        timer.join()
+        assert correct(accelerator, 1)
+        assert correct(accelerator, 2)
+    assert interrupted > 30
+
+
+def test_a_forgotten_flush_could_not_pass(make, monkeypatch):
+    """The simulated cache keeps what the CPU and what the core see apart, so the tests above would fail."""
     accelerator, _ = make()
-    for buffer in (*accelerator._images, *accelerator._results):
-        monkeypatch.setattr(buffer, forgotten, lambda: None)
-    try:
-        assert not correct(accelerator)
-    except AcceleratorError as error:
-        assert "expected 10 logits" in str(error)
+    for buffer in accelerator._images:
+        monkeypatch.setattr(buffer, "flush", lambda: None)
+    assert not correct(accelerator)
+
+
+def test_a_forgotten_invalidate_could_not_pass(make, monkeypatch):
+    accelerator, _ = make()
+    for buffer in accelerator._results:
+        monkeypatch.setattr(buffer, "invalidate", lambda: None)
+    with pytest.raises(AcceleratorError, match="expected 10 logits, found 0"):
+        accelerator.logits(PICTURES[:1])
 
 
 def test_deadlines_must_be_positive(make):

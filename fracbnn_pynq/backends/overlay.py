@@ -101,7 +101,7 @@ class OverlayBackend:
 
     @property
     def timings(self) -> Mapping[str, float]:
-        """Milliseconds per picture of the last call, by stage; see :data:`fracbnn_pynq.board.accelerator.STAGES`."""
+        """Milliseconds per picture of the last call, by stage; see :data:`fracbnn_pynq.board.stages.STAGES`."""
         return self.accelerator.timings
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

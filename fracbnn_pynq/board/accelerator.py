@@ -1,6 +1,6 @@
 """An accelerator on a board: buffers, starts, waits and results of a core, safe to use from several threads.
 
-One thread owns the core's registers and buffers (:mod:`.owner`). While one picture runs, the next is encoded into the
+One thread at a time drives the core (:mod:`.owner`). While one picture runs, the next is encoded into the
 other of two image buffers. Imports pynq.
 """
 
@@ -25,14 +25,10 @@ from .clock import design_clock_mhz, set_safe_clock
 from .drivers import HlsCore, find_core
 from .loaded import LoadedCheck
 from .owner import Job, OwnerThread
+from .stages import STAGES, Stopwatch
 from .waiting import INTERRUPT_PAYS_S, InterruptWaiter, PollingWaiter, Waiter
 
 log = logging.getLogger(__name__)
-
-STAGES = ("encode", "copy", "start", "run", "read", "post", "total")
-"""Stages of a picture: thermometer code into the buffer; flush; registers; from the start until the core is seen idle
-(during which the next picture is encoded and the last one's ``post`` done); result out of the buffer; what is left to
-compute on the host. ``total`` is the whole call's time, divided by its pictures."""
 
 TIMEOUT_S = 2.0
 _CLOSING_S = 0.5
@@ -59,6 +55,8 @@ class Accelerator(ABC):
     """Clock cycles of a run as published, from which the first run's duration is guessed."""
     result_is_overwritten: ClassVar[bool]
     """Whether the next run writes its result to the same place, so that it must be read before that is started."""
+    direct: ClassVar[bool] = False
+    """Whether a caller's thread may drive the core itself: where thread switches cost much of a run's time."""
 
     def __init__(self, overlay: Any, *, design_mhz: float | None = None, timeout_s: float = TIMEOUT_S) -> None:
         if timeout_s <= 0:
@@ -125,7 +123,8 @@ class Accelerator(ABC):
         """
         check_images(images, self.network)
         logits = np.empty((len(images), self.network.classes), np.float32)
-        self._owner.call(lambda job: self._batch(job, images, self._finish, logits))
+        direct = self.direct and self._loop is None
+        self._owner.call(lambda job: self._batch(job, images, self._finish, logits), direct=direct)
         return logits
 
     def reload(self) -> None:
@@ -136,8 +135,8 @@ class Accelerator(ABC):
         self._owner.call(self._reload)
 
     def close(self) -> None:
-        """Free the buffers and end the thread. A core that is still running is stopped by loading the overlay again,
-        lest it write into memory that belongs to somebody else. Idempotent."""
+        """Free the buffers and end the thread. Idempotent. A core still running is stopped by loading the overlay
+        again, lest it write into memory that belongs to somebody else."""
         if not self._closed:
             self._closed = True
             try:
@@ -145,13 +144,7 @@ class Accelerator(ABC):
             finally:
                 self._owner.stop()
 
-    def __enter__(self) -> Accelerator:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self.close()
-
-    # All that follows runs in the owner thread
+    # All that follows runs in the owner thread, or in one that stands in for it
 
     def _open(self, job: Job[None]) -> None:
         if getattr(self._overlay, "interrupt_pins", None):
@@ -209,59 +202,55 @@ class Accelerator(ABC):
     def _batch(self, job: Job[None], images: U8, finish: Finish, out: npt.NDArray[Any]) -> None:
         if not len(images):
             return
-        begin = time.perf_counter()
-        spent = dict.fromkeys(STAGES, 0.0)
+        watch = Stopwatch()
         with self._explained():
             self._check_ready()
-            self._run(job, images, finish, out, spent)
-        spent["total"] = time.perf_counter() - begin
-        self.timings = {stage: seconds * 1e3 / len(images) for stage, seconds in spent.items()}
+            self._run(job, images, finish, out, watch)
+        self.timings = watch.milliseconds(len(images))
 
-    def _run(self, job: Job[None], images: U8, finish: Finish, out: npt.NDArray[Any], spent: dict[str, float]) -> None:
-        self._fill(0, images[0], spent)
-        self._start(0, spent)
+    def _run(self, job: Job[None], images: U8, finish: Finish, out: npt.NDArray[Any], watch: Stopwatch) -> None:
+        self._fill(0, images[0], watch)
+        self._start(0, watch)
         last = len(images) - 1
         for index in range(len(images)):
             slot = index & 1
             more = index < last and not job.cancelled
             if more:
-                self._fill(slot ^ 1, images[index + 1], spent)
-            self._wait(spent)
-            if not self.result_is_overwritten and more:
-                self._start(slot ^ 1, spent)
-            before = time.perf_counter()
+                self._fill(slot ^ 1, images[index + 1], watch)
+            self._wait(watch)
+            if more and not self.result_is_overwritten:
+                self._start(slot ^ 1, watch)
+            watch.mark()
             result = self._read(slot)
-            between = time.perf_counter()
-            if self.result_is_overwritten and more:
-                self._start(slot ^ 1, spent)
-            started = time.perf_counter() if self.result_is_overwritten else between
+            watch.lap("read")
+            if more and self.result_is_overwritten:
+                self._start(slot ^ 1, watch)
             out[index] = finish(result)
-            spent["read"] += between - before
-            spent["post"] += time.perf_counter() - started
+            watch.lap("post")
             if not more:
                 break
 
-    def _fill(self, slot: int, image: U8, spent: dict[str, float]) -> None:
-        before = time.perf_counter()
+    def _fill(self, slot: int, image: U8, watch: Stopwatch) -> None:
+        watch.mark()
         self._encode(slot, image)
-        between = time.perf_counter()
+        watch.lap("encode")
         self._flush(slot)
-        spent["encode"] += between - before
-        spent["copy"] += time.perf_counter() - between
+        watch.lap("copy")
 
-    def _start(self, slot: int, spent: dict[str, float]) -> None:
-        before = time.perf_counter()
+    def _start(self, slot: int, watch: Stopwatch) -> None:
+        watch.mark()
         if not self._check.still():
             raise self._replaced()
         if slot != self._slot:
+            self._slot = None  # in case of a KeyboardInterrupt before both addresses are set
             self._set_addresses(slot)
             self._slot = slot
         self._running = True
         self._started = time.perf_counter()
         self._core.start()
-        spent["start"] += time.perf_counter() - before
+        watch.lap("start")
 
-    def _wait(self, spent: dict[str, float]) -> None:
+    def _wait(self, watch: Stopwatch) -> None:
         if not self._waiter.wait(self._core.idle, self._started, self.timeout_s):
             self._overdue = True
             raise AcceleratorTimeoutError(
@@ -269,7 +258,7 @@ class Accelerator(ABC):
                 f"busy. It is used again as soon as it is idle; if it does not become idle, call reload()"
             )
         self._running = False
-        spent["run"] += time.perf_counter() - self._started
+        watch.add("run", time.perf_counter() - self._started)
 
     def _check_ready(self) -> None:
         """Raise unless the core is there and idle; a run that an exception left behind is waited for."""

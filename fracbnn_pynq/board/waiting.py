@@ -64,12 +64,12 @@ class PollingWaiter:
             return
         self.expected_s = min(self.expected_s, done)
         if done - busy > _SHORTEST_SLEEP:
-            self.expected_s = max(busy, self.expected_s - (done - busy) / 8)
+            self.expected_s = max(busy, self.expected_s * 0.95)
 
     def _pause(self, elapsed: float, timeout_s: float) -> None:
         """Let some time pass."""
         left = self.expected_s - elapsed
-        # A third of what is left in any case: sleeping lets other Python threads work, and shows how late sleeps are now.
+        # A third of what is left in any case: it lets other Python threads work, and shows how late sleeps are now.
         duration = max(left - self._lateness - _SPARE, left / 3)
         if left < -_GRACE:
             duration = min(-left / 8, _LONGEST_SLEEP, timeout_s - elapsed)

@@ -1,11 +1,11 @@
-/* NEON (every aarch64 processor): four vectors hold 16 output channels, each 32-bit lane M/2 and L/2 of one. VCNT counts
- * bytes and VPADAL adds pairs of them to 16-bit sums.
+/* NEON (every aarch64 processor): four vectors hold 16 output channels, each 32-bit lane M/2 and L/2 of one. VCNT
+ * counts bytes and VPADAL adds pairs of them to 16-bit sums.
  */
-#include "published.h"
-
 #if defined(__aarch64__)
 
 #include <arm_neon.h>
+
+#include "published.h"
 
 static inline uint32_t fb_at_least(const int16_t *value, int32_t step)
 {

@@ -11,7 +11,8 @@ const struct fb_engine *fb_engines(void)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512bitalg") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vpopcntdq"))
+        __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni") &&
+        __builtin_cpu_supports("bmi2"))
         found[count++] = (struct fb_engine){"avx512", fb_run_avx512, "lanes"};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
         found[count++] = (struct fb_engine){"avx2", fb_run_avx2, "lanes"};

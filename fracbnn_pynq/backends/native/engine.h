@@ -1,5 +1,6 @@
 /* Both forms of the network walk for one engine, and its entry point. The engine's file has defined fb_conv_row,
- * fb_narrow_pack16 and, if it has its own, fb_finish_faithful (FB_OWN_FAITHFUL); FB_ENGINE is its entry point's name.
+ * fb_narrow_pack16 and what FB_OWN_FAITHFUL and FB_OWN_3X3 stand for, if it has its own (see network.h); FB_ENGINE is
+ * its entry point's name.
  */
 #ifndef FB_WIDEN /* 16 signed bytes to 16-bit numbers */
 #define FB_WIDEN(bytes) __builtin_convertvector(bytes, shorts)

@@ -30,13 +30,13 @@ enum fb_rule {
     FB_IMAGENET_2021,
 };
 
-/* Rows of a layer's table, int32 [8][out channels]; the first in every arithmetic is the smallest M that opens the gate.
- * The stem's table has the same rows where the layer is faithful, else the two batch norm rows first. */
+/* Rows of a layer's table, int32 [8][out channels]; the first in every arithmetic is the smallest M that opens the
+ * gate. The stem's table has the same rows where the layer is faithful, else the two batch norm rows first. */
 enum { FB_GATE_AT, FB_KNEE, FB_ALPHA0, FB_ALPHA1, FB_GAMMA, FB_BETA0, FB_BETA1, FB_SHIFT };
 enum { FB_BN1_WEIGHT = 1, FB_BN1_BIAS, FB_SHIFT_X, FB_SLOPE, FB_SHIFT_Y, FB_BN2_WEIGHT, FB_BN2_BIAS };
 
 struct fb_layer {
-    int64_t in_channels, out_channels, in_size, out_size, kernel, stride;
+    int64_t in_channels, out_channels, in_size, out_size, kernel, stride; /* channels: multiples of 16, up to 1024 */
     int64_t rule;
     int64_t codes_in;  /* the input map holds 4-bit codes */
     int64_t sum_bits;  /* sums wrap to this many bits; 0: exact */
@@ -52,7 +52,7 @@ struct fb_plan {
     int64_t image_size;
     int64_t stem_channels; /* 16 or 32 */
     int64_t stem_stride, stem_rule, stem_sum_bits;
-    int64_t stem_lookup; /* int8 [27][34][channels]: what (tap, colour) adds to a sum at each level; last level: nothing */
+    int64_t stem_lookup; /* int8 [27][34][channels]: what (tap, colour) adds to a sum at each level; last: nothing */
     int64_t stem_table;  /* int32 [8][channels] */
     int64_t layer_count;
     int64_t layers; /* struct fb_layer [layer_count] */
@@ -67,8 +67,9 @@ struct fb_plan {
 
 #define FB_POINTER(type, address) ((type *)(intptr_t)(address))
 
-/* Run `count` pictures, thermometer levels uint8 [count][size][size][3] through the 256-entry table `levels`. Writes float32 logits [count][classes] and, where `codes` is not
- * null, the last map's low bytes [count][size][size][channels]. Returns 0, or -1 if memory ran out. */
+/* Run `count` pictures, uint8 [count][size][size][3]; the 256-entry table `levels` gives their thermometer levels.
+ * Writes float32 logits [count][classes] and, where `codes` is not null, the last map's low bytes
+ * [count][size][size][channels]. Returns 0, or -1 if memory ran out. */
 typedef int fb_run(const struct fb_plan *plan, const uint8_t *levels, const uint8_t *pictures, int64_t count,
                    float *logits, uint8_t *codes);
 

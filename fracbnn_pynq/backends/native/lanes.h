@@ -29,13 +29,19 @@ static inline int32_t fb_wrap(int32_t sum, int bits)
     return ((sum + half) & (2 * half - 1)) - half;
 }
 
+/* Border class of an output row or column: 0 if the kernel's first tap lies outside the map, 2 if its last does. */
+static inline int64_t fb_border(const struct fb_layer *l, int64_t at)
+{
+    if (l->kernel == 1)
+        return 1;
+    return at == 0 ? 0 : at * l->stride + 1 == l->in_size ? 2 : 1;
+}
+
 /* Where the sums of 16 channels of an output pixel start: what the border adds depends on which taps lie outside. */
 static inline const int32_t *fb_start(const struct fb_layer *l, int64_t tile, int64_t x, int64_t y)
 {
-    int64_t class[2], at[2] = {y, x};
-    for (int i = 0; i < 2; i++) /* 0: the first tap lies outside, 2: the last does, 1: neither */
-        class[i] = l->kernel == 1 ? 1 : at[i] == 0 ? 0 : at[i] * l->stride + 1 == l->in_size ? 2 : 1;
-    return FB_POINTER(const int32_t, l->start) + (class[0] * 3 + class[1]) * l->out_channels + tile * FB_LANES;
+    const int64_t class = fb_border(l, y) * 3 + fb_border(l, x);
+    return FB_POINTER(const int32_t, l->start) + class * l->out_channels + tile * FB_LANES;
 }
 
 /* The values from which a 2-bit activation is at least 1, 2 and 3. */
@@ -57,21 +63,70 @@ static inline struct fb_steps fb_steps_of(int64_t rule)
     }
 }
 
-/* faithful: total = 2 M + (gate ? L : 0), shortcut and output in the layer's own numbers. */
-static inline void fb_faithful(const int32_t *table, int64_t channels, const int32_t *total, const int32_t *shortcut,
-                               int32_t low, int32_t high, int32_t *out)
+/* ---- the faithful arithmetic, for engines without their own ---------------------------------------------------- */
+
+#ifndef FB_OWN_FAITHFUL
+
+/* Vectors as wide as the engine's, in the compiler's notation: a comparison makes lanes of all ones or all zeros. */
+#ifndef FB_VECTOR
+#define FB_VECTOR 16
+#endif
+typedef int32_t fb_ints __attribute__((vector_size(FB_VECTOR)));
+typedef int16_t fb_shorts __attribute__((vector_size(FB_VECTOR / 2)));
+enum { FB_PARTS = FB_LANES * 4 / FB_VECTOR };
+
+struct fb_constants {
+    fb_ints gate_at[FB_PARTS], knee[FB_PARTS], gamma[FB_PARTS], shift[FB_PARTS];
+    fb_ints alpha0[FB_PARTS], alpha1[FB_PARTS], beta0[FB_PARTS], beta1[FB_PARTS];
+};
+
+static void fb_load_constants(struct fb_constants *c, const int32_t *t, int64_t n)
 {
-    const int32_t *knee = table + FB_KNEE * channels, *gamma = table + FB_GAMMA * channels;
-    const int32_t *alpha0 = table + FB_ALPHA0 * channels, *alpha1 = table + FB_ALPHA1 * channels;
-    const int32_t *beta0 = table + FB_BETA0 * channels, *beta1 = table + FB_BETA1 * channels;
-    const int32_t *shift = table + FB_SHIFT * channels;
-    FB_EACH(i)
-    {
-        int32_t side = total[i] >= knee[i];
-        int32_t alpha = side ? alpha0[i] : alpha1[i], beta = side ? beta0[i] : beta1[i];
-        int32_t value = (alpha * total[i] + gamma[i] * shortcut[i] + beta) >> shift[i];
-        out[i] = fb_clamp32(value, low, high);
-    }
+    memcpy(c->gate_at, t + FB_GATE_AT * n, sizeof c->gate_at);
+    memcpy(c->knee, t + FB_KNEE * n, sizeof c->knee);
+    memcpy(c->alpha0, t + FB_ALPHA0 * n, sizeof c->alpha0);
+    memcpy(c->alpha1, t + FB_ALPHA1 * n, sizeof c->alpha1);
+    memcpy(c->gamma, t + FB_GAMMA * n, sizeof c->gamma);
+    memcpy(c->beta0, t + FB_BETA0 * n, sizeof c->beta0);
+    memcpy(c->beta1, t + FB_BETA1 * n, sizeof c->beta1);
+    memcpy(c->shift, t + FB_SHIFT * n, sizeof c->shift);
 }
+
+static inline fb_ints fb_select(fb_ints mask, fb_ints yes, fb_ints no)
+{
+    return (yes & mask) | (no & ~mask);
+}
+
+static inline fb_ints fb_clamp(fb_ints value, int32_t low, int32_t high)
+{
+    const fb_ints lows = low - (fb_ints){0}, highs = high - (fb_ints){0};
+    value = fb_select(value < lows, lows, value);
+    return fb_select(value > highs, highs, value);
+}
+
+/* Lanes of one part of a pixel: from sums (halved pairs where there is a shortcut, else totals) and shortcut to map
+ * values. */
+static inline void fb_faithful_part(const struct fb_constants *c, int part, const int32_t *sums,
+                                    const int16_t *shortcut, int codes, int16_t *out)
+{
+    enum { LANES = FB_VECTOR / 4 };
+    fb_ints total, value = {0};
+    memcpy(&total, sums + part * LANES, sizeof total);
+    if (shortcut != NULL) {
+        fb_shorts narrow;
+        memcpy(&narrow, shortcut + part * LANES, sizeof narrow);
+        value = c->gamma[part] * __builtin_convertvector(narrow, fb_ints);
+        fb_ints msb = (total >> 16) * 2, lsb = ((total & 0xffff) ^ 0x8000) * 2 - 0x10000;
+        total = 2 * msb + (lsb & (msb >= c->gate_at[part]));
+    }
+    fb_ints side = total >= c->knee[part];
+    value += fb_select(side, c->alpha0[part], c->alpha1[part]) * total;
+    value += fb_select(side, c->beta0[part], c->beta1[part]);
+    value = codes ? fb_clamp(value >> c->shift[part], 0, 15) : fb_clamp(value >> c->shift[part], INT16_MIN, INT16_MAX);
+    fb_shorts result = __builtin_convertvector(value, fb_shorts);
+    memcpy(out + part * LANES, &result, sizeof result);
+}
+
+#endif
 
 #endif

@@ -5,13 +5,17 @@
  *   fb_conv_row    the engine's convolution: sums of 16 channels of one output row
  *   fb_pack16      16 values (FB_MAP) and steps to one word of activations
  *
+ * and, if the engine has its own, FB_OWN_FAITHFUL (the faithful arithmetic) and FB_OWN_3X3 (a convolution that prepares
+ * activations per layer and weights per tile).
+ *
  * Maps are [size * size][channels]. Layers are worked off 16 output channels (a tile) at a time, so that a tile's
  * weights stay in the first-level cache, and row by row, so that a row's sums do.
  */
 
 struct FB_T(workspace) {
-    uint8_t *levels;      /* [size + 2][size + 2][3], border FB_LEVELS - 1 */
+    uint64_t *levels;     /* [size + 2][size + 2]: where the stem looks up a pixel's colours, 16 bits each */
     uint32_t *bits[2];    /* activations, padded */
+    uint32_t *triples;    /* what an engine's own 3x3 convolution derives from them, as large */
     FB_MAP *map[2];       /* maps */
     FB_MAP *pooled;       /* pooled shortcut of a layer with stride 2 */
     int32_t *sums;        /* sums of one row */
@@ -58,8 +62,11 @@ static inline void FB_T(split)(const struct fb_layer *l, const int32_t *table, c
 
 #ifdef FB_WIDE
 
-static void FB_T(finish_row)(const struct fb_layer *l, int64_t tile, const int32_t *sums, struct FB_T(row) row)
+static void FB_T(finish_row)(const struct fb_layer *l, int64_t tile, const struct fb_constants *constants,
+                             const int32_t *sums, const struct FB_T(row) *at)
 {
+    (void)constants; /* the faithful arithmetic's */
+    struct FB_T(row) row = *at;
     const struct fb_steps steps = fb_steps_of(FB_CIFAR10_2020);
     const int64_t n = l->out_channels;
     const int32_t *t = FB_POINTER(const int32_t, l->table) + tile * FB_LANES;
@@ -82,8 +89,9 @@ static void FB_T(finish_row)(const struct fb_layer *l, int64_t tile, const int32
 #else
 
 static void FB_T(finish_cifar10_2021)(const struct fb_layer *l, const int32_t *t, const int32_t *sums,
-                                      struct FB_T(row) row)
+                                      const struct FB_T(row) *at)
 {
+    struct FB_T(row) row = *at;
     const struct fb_steps steps = fb_steps_of(FB_CIFAR10_2021);
     const int64_t n = l->out_channels;
     for (int64_t x = 0; x < l->out_size; x++, sums += FB_LANES, FB_T(next)(&row)) {
@@ -102,8 +110,9 @@ static void FB_T(finish_cifar10_2021)(const struct fb_layer *l, const int32_t *t
 }
 
 static void FB_T(finish_imagenet_2021)(const struct fb_layer *l, const int32_t *t, const int32_t *sums,
-                                       struct FB_T(row) row)
+                                       const struct FB_T(row) *at)
 {
+    struct FB_T(row) row = *at;
     const struct fb_steps steps = fb_steps_of(FB_IMAGENET_2021);
     const int64_t n = l->out_channels;
     for (int64_t x = 0; x < l->out_size; x++, sums += FB_LANES, FB_T(next)(&row)) {
@@ -125,41 +134,35 @@ static void FB_T(finish_imagenet_2021)(const struct fb_layer *l, const int32_t *
 /* The faithful arithmetic, `count` pixels. Sums of a gated layer are halved pairs; the stem's are plain totals, and the
  * stem has no shortcut. */
 #ifdef FB_OWN_FAITHFUL
-static void fb_finish_faithful(int64_t n, int64_t count, int64_t rule, int gated, const int32_t *t, const int32_t *sums,
-                               struct FB_T(row) row);
+static void fb_finish_faithful(const struct fb_constants *c, int64_t count, int64_t rule, int gated,
+                               const int32_t *sums, const struct FB_T(row) *at);
 #else
-static void fb_finish_faithful(int64_t n, int64_t count, int64_t rule, int gated, const int32_t *t, const int32_t *sums,
-                               struct FB_T(row) row)
+static void fb_finish_faithful(const struct fb_constants *c, int64_t count, int64_t rule, int gated,
+                               const int32_t *sums, const struct FB_T(row) *at)
 {
-    const int32_t low = rule == FB_FAITHFUL_CODES ? 0 : INT16_MIN, high = rule == FB_FAITHFUL_CODES ? 15 : INT16_MAX;
+    struct FB_T(row) row = *at;
+    const int codes = rule == FB_FAITHFUL_CODES;
     const struct fb_steps steps = fb_steps_of(rule);
-    const int32_t *gate_at = t + FB_GATE_AT * n;
     for (int64_t x = 0; x < count; x++, sums += FB_LANES, FB_T(next)(&row)) {
-        int32_t total[FB_LANES], shortcut[FB_LANES] = {0}, value[FB_LANES];
-        FB_EACH(i) total[i] = sums[i];
-        if (gated) {
-            FB_EACH(i)
-            {
-                int32_t msb = 2 * (sums[i] >> 16), lsb = 2 * (int32_t)(int16_t)sums[i];
-                total[i] = 2 * msb + (msb >= gate_at[i] ? lsb : 0);
-            }
-            FB_EACH(i) shortcut[i] = row.shortcut[i];
-        }
-        fb_faithful(t, n, total, shortcut, low, high, value);
-        FB_T(put)(value, steps, row.map, row.bits);
+        int16_t value[FB_LANES];
+        for (int part = 0; part < FB_PARTS; part++)
+            fb_faithful_part(c, part, sums, gated ? row.shortcut : NULL, codes, value);
+        memcpy(row.map, value, sizeof value);
+        *row.bits = FB_T(pack16)(value, steps);
     }
 }
 #endif
 
-static void FB_T(finish_row)(const struct fb_layer *l, int64_t tile, const int32_t *sums, struct FB_T(row) row)
+static void FB_T(finish_row)(const struct fb_layer *l, int64_t tile, const struct fb_constants *constants,
+                             const int32_t *sums, const struct FB_T(row) *at)
 {
     const int32_t *table = FB_POINTER(const int32_t, l->table) + tile * FB_LANES;
     if (l->rule == FB_CIFAR10_2021)
-        FB_T(finish_cifar10_2021)(l, table, sums, row);
+        FB_T(finish_cifar10_2021)(l, table, sums, at);
     else if (l->rule == FB_IMAGENET_2021)
-        FB_T(finish_imagenet_2021)(l, table, sums, row);
+        FB_T(finish_imagenet_2021)(l, table, sums, at);
     else
-        fb_finish_faithful(l->out_channels, l->out_size, l->rule, 1, table, sums, row);
+        fb_finish_faithful(constants, l->out_size, l->rule, 1, sums, at);
 }
 
 #endif /* FB_WIDE */
@@ -220,7 +223,13 @@ static struct FB_T(row) FB_T(row_of)(const struct fb_layer *l, int64_t tile, int
 
 static void FB_T(run_layer)(const struct fb_layer *l, struct FB_T(workspace) *w, int from)
 {
-    const FB_MAP *shortcut = w->map[from];
+    FB_MAP *input = w->map[from];
+    const FB_MAP *shortcut = input;
+    if (l->stride == 1 && l->in_channels == l->out_channels) {
+        /* A pixel's output is the only one that needs its shortcut, and takes its place: a map less in the cache. */
+        w->map[from] = w->map[!from];
+        w->map[!from] = input;
+    }
     if (l->stride == 2) {
         int64_t width = l->in_size * l->in_channels;
         for (int64_t y = 0; y < l->out_size; y++) {
@@ -229,14 +238,31 @@ static void FB_T(run_layer)(const struct fb_layer *l, struct FB_T(workspace) *w,
         }
         shortcut = w->pooled;
     }
+#ifdef FB_OWN_3X3
+    struct fb_tile weights;
+    if (l->kernel == 3)
+        fb_xor_triples(l, w->bits[from], w->triples);
+#endif
     for (int64_t tile = 0; tile < l->out_channels / FB_LANES; tile++) {
-        int64_t first = tile * FB_LANES % l->in_channels; /* the shortcut's channels repeat where the layer doubles them */
+#ifdef FB_OWN_3X3
+        if (l->kernel == 3)
+            fb_load_tile(&weights, l, tile);
+#endif
+        struct fb_constants constants;
+        if (l->rule == FB_FAITHFUL_MAP || l->rule == FB_FAITHFUL_CODES)
+            fb_load_constants(&constants, FB_POINTER(const int32_t, l->table) + tile * FB_LANES, l->out_channels);
+        int64_t first = tile * FB_LANES % l->in_channels; /* the shortcut's channels repeat where a layer adds some */
         for (int64_t y = 0; y < l->out_size; y++) {
             struct FB_T(row) row = FB_T(row_of)(l, tile, y, w->map[!from], w->bits[!from]);
             row.shortcut = shortcut + y * l->out_size * l->in_channels + first;
             row.shortcut_stride = l->in_channels;
-            fb_conv_row(l, w->bits[from], tile, y, w->sums);
-            FB_T(finish_row)(l, tile, w->sums, row);
+#ifdef FB_OWN_3X3
+            if (l->kernel == 3)
+                fb_conv_row_3x3(l, &weights, tile, y, w->bits[from], w->triples, w->sums);
+            else
+#endif
+                fb_conv_row(l, w->bits[from], tile, y, w->sums);
+            FB_T(finish_row)(l, tile, &constants, w->sums, &row);
         }
     }
 }
@@ -246,7 +272,8 @@ static void FB_T(run_layer)(const struct fb_layer *l, struct FB_T(workspace) *w,
 enum { FB_TILE = 32, FB_COLUMNS = 4 }; /* the ImageNet core's memory: channels of a tile, columns of a word */
 
 /* Block 12's 3x3 of the ImageNet core, which overwrites part of its own shortcut: see _finish_in_place in published.py.
- * `memory` is [tiles * size][columns, a multiple of 4][32]; an output tile's rows lie end to end from word 32 * 7 * 2. */
+ * `memory` is [tiles * size][columns, a multiple of 4][32]; an output tile's rows lie end to end from
+ * word 32 * 7 * 2. */
 static void fb_run_layer_in_place(const struct fb_layer *l, struct FB_T(workspace) *w, int from)
 {
     static const struct {
@@ -279,7 +306,7 @@ static void fb_run_layer_in_place(const struct fb_layer *l, struct FB_T(workspac
                     row.shortcut = pooled[y] + part % 2 * FB_LANES;
                     row.shortcut_stride = FB_TILE;
                     fb_conv_row(l, w->bits[from], part, y, w->sums);
-                    FB_T(finish_row)(l, part, w->sums, row);
+                    FB_T(finish_row)(l, part, NULL, w->sums, &row);
                 }
                 FB_MAP *written = output + (tile * half + y) * out_line;
                 const FB_MAP *codes = w->map[!from] + y * half * l->out_channels + tile * FB_TILE;
@@ -295,30 +322,40 @@ static void fb_run_layer_in_place(const struct fb_layer *l, struct FB_T(workspac
 
 /* ---- first and last layer -------------------------------------------------------------------------------------- */
 
-static void FB_T(load_levels)(const struct fb_plan *p, const uint8_t *table, const uint8_t *picture, uint8_t *levels)
+/* Levels times the stem's channels: how far into a table of look-ups they lead. The border's level is the last. */
+static void FB_T(load_levels)(const struct fb_plan *p, const uint8_t *table, const uint8_t *picture, uint64_t *levels)
 {
-    int64_t width = 3 * p->image_size, padded = width + 6;
-    memset(levels, FB_LEVELS - 1, (size_t)(padded * (p->image_size + 2)));
-    for (int64_t y = 0; y < p->image_size; y++)
-        for (int64_t i = 0; i < width; i++)
-            levels[(y + 1) * padded + 3 + i] = table[picture[y * width + i]];
+    const int64_t size = p->image_size, padded = size + 2, channels = p->stem_channels;
+    const uint64_t border = (FB_LEVELS - 1) * channels * UINT64_C(0x100010001);
+    for (int64_t x = 0; x < padded; x++)
+        levels[x] = levels[(size + 1) * padded + x] = border;
+    for (int64_t y = 0; y < size; y++) {
+        levels += padded;
+        levels[0] = levels[size + 1] = border;
+        for (int64_t x = 1; x <= size; x++, picture += 3) {
+            uint64_t red = table[picture[0]], green = table[picture[1]], blue = table[picture[2]];
+            levels[x] = (red | green << 16 | blue << 32) * channels;
+        }
+    }
 }
 
-/* Sums of one pixel's 16 stem channels: 27 look-ups. Three parts of at most 32 each fit a byte. `channels` is a constant
- * where this is inlined. */
+/* Sums of one pixel's 16 stem channels: 27 look-ups. Three parts of at most 32 each fit a byte. `channels` is a
+ * constant where this is inlined. */
 static inline __attribute__((always_inline)) void FB_T(stem_sums)(const int8_t *lookup, const int64_t channels,
-                                                                  const uint8_t *levels, int64_t padded, int32_t *sums)
+                                                                  const uint64_t *levels, int64_t padded,
+                                                                  int32_t *restrict sums)
 {
     typedef int8_t bytes __attribute__((vector_size(FB_LANES)));
     typedef int16_t shorts __attribute__((vector_size(2 * FB_LANES)));
     shorts total = {0};
+#pragma GCC unroll 9
     for (int tap = 0; tap < 9; tap++) {
-        const uint8_t *level = levels + tap / 3 * padded + tap % 3 * 3;
+        const uint64_t level = levels[tap / 3 * padded + tap % 3];
         const int8_t *part = lookup + tap * 3 * FB_LEVELS * channels;
         bytes red, green, blue;
-        memcpy(&red, part + level[0] * channels, sizeof red);
-        memcpy(&green, part + (FB_LEVELS + level[1]) * channels, sizeof green);
-        memcpy(&blue, part + (2 * FB_LEVELS + level[2]) * channels, sizeof blue);
+        memcpy(&red, part + (uint16_t)level, sizeof red);
+        memcpy(&green, part + FB_LEVELS * channels + (uint16_t)(level >> 16), sizeof green);
+        memcpy(&blue, part + 2 * FB_LEVELS * channels + (level >> 32), sizeof blue);
         total += FB_WIDEN(red + green + blue);
     }
     FB_EACH(i) sums[i] = total[i];
@@ -326,17 +363,20 @@ static inline __attribute__((always_inline)) void FB_T(stem_sums)(const int8_t *
 
 /* A row of 16 stem channels: sums to output. */
 static void FB_T(finish_stem)(const struct fb_plan *p, const int32_t *t, const int32_t *sums, int64_t count,
-                              struct FB_T(row) row)
+                              const struct FB_T(row) *at)
 {
     const int64_t n = p->stem_channels;
 #ifndef FB_WIDE
     if (p->stem_rule == FB_FAITHFUL_MAP || p->stem_rule == FB_FAITHFUL_CODES) {
-        fb_finish_faithful(n, count, p->stem_rule, 0, t, sums, row);
+        struct fb_constants constants;
+        fb_load_constants(&constants, t, n);
+        fb_finish_faithful(&constants, count, p->stem_rule, 0, sums, at);
         return;
     }
 #endif
     const int32_t *weight = t + FB_BN1_WEIGHT * n, *bias = t + FB_BN1_BIAS * n;
     const struct fb_steps steps = fb_steps_of(p->stem_rule);
+    struct FB_T(row) row = *at;
     for (int64_t x = 0; x < count; x++, sums += FB_LANES, FB_T(next)(&row)) {
         int32_t value[FB_LANES];
 #ifdef FB_WIDE
@@ -362,26 +402,27 @@ static void FB_T(finish_stem)(const struct fb_plan *p, const int32_t *t, const i
 static void FB_T(run_stem)(const struct fb_plan *p, struct FB_T(workspace) *w)
 {
     const int64_t size = p->image_size / p->stem_stride, n = p->stem_channels, groups = n / FB_LANES;
-    const int64_t padded = 3 * (p->image_size + 2);
+    const int64_t padded = p->image_size + 2;
     const int8_t *lookup = FB_POINTER(const int8_t, p->stem_lookup);
     const int32_t *table = FB_POINTER(const int32_t, p->stem_table);
     FB_T(clear_border)(w->bits[0], size, groups);
     for (int64_t y = 0; y < size; y++)
         for (int64_t tile = 0; tile < groups; tile++) {
-            const uint8_t *levels = w->levels + y * p->stem_stride * padded;
+            const uint64_t *levels = w->levels + y * p->stem_stride * padded;
             struct FB_T(row) row = {
                 .map = w->map[0] + y * size * n + tile * FB_LANES,
                 .bits = w->bits[0] + ((y + 1) * (size + 2) + 1) * groups + tile,
+                .shortcut = w->map[0], /* not read: the stem has none */
                 .map_stride = n,
                 .bits_stride = groups,
             };
-            for (int64_t x = 0; x < size; x++, levels += 3 * p->stem_stride) {
+            for (int64_t x = 0; x < size; x++, levels += p->stem_stride) {
                 if (n == 16)
                     FB_T(stem_sums)(lookup, 16, levels, padded, w->sums + x * FB_LANES);
                 else
                     FB_T(stem_sums)(lookup + tile * FB_LANES, 32, levels, padded, w->sums + x * FB_LANES);
             }
-            FB_T(finish_stem)(p, table + tile * FB_LANES, w->sums, size, row);
+            FB_T(finish_stem)(p, table + tile * FB_LANES, w->sums, size, &row);
         }
 }
 
@@ -469,7 +510,8 @@ static int FB_T(make_workspace)(const struct fb_plan *p, struct FB_T(workspace) 
         sums = FB_T(most)(sums, l->out_size * FB_LANES);
         features = l->out_channels;
     }
-    int64_t sizes[] = {(p->image_size + 2) * (p->image_size + 2) * 3,
+    int64_t sizes[] = {(p->image_size + 2) * (p->image_size + 2) * 8,
+                       bits * 4,
                        bits * 4,
                        bits * 4,
                        map * (int64_t)sizeof(FB_MAP),
@@ -477,22 +519,23 @@ static int FB_T(make_workspace)(const struct fb_plan *p, struct FB_T(workspace) 
                        pooled * (int64_t)sizeof(FB_MAP),
                        sums * 4,
                        features * 8};
-    char *piece[8];
+    char *piece[9];
     int64_t total = 0;
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 9; i++)
         total += sizes[i] = (sizes[i] + 127) & ~(int64_t)63; /* a vector's width to spare at each end */
     char *memory = fb_reserve(total);
     if (memory == NULL)
         return -1;
     piece[0] = memory;
-    for (int i = 1; i < 8; i++)
+    for (int i = 1; i < 9; i++)
         piece[i] = piece[i - 1] + sizes[i - 1];
-    *w = (struct FB_T(workspace)){(uint8_t *)piece[0],
+    *w = (struct FB_T(workspace)){(uint64_t *)piece[0],
                                   {(uint32_t *)piece[1], (uint32_t *)piece[2]},
-                                  {(FB_MAP *)piece[3], (FB_MAP *)piece[4]},
-                                  (FB_MAP *)piece[5],
-                                  (int32_t *)piece[6],
-                                  (int64_t *)piece[7]};
+                                  (uint32_t *)piece[3],
+                                  {(FB_MAP *)piece[4], (FB_MAP *)piece[5]},
+                                  (FB_MAP *)piece[6],
+                                  (int32_t *)piece[7],
+                                  (int64_t *)piece[8]};
     return 0;
 }
 

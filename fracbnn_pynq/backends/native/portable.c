@@ -1,6 +1,6 @@
-/* The plain C engine: 64-bit popcounts, one output channel after the other. Runs everywhere, and is the readable form of
- * what the vector engines do. It is also the one that skips the LSB sum where the gate is closed: with one channel at a
- * time that halves the second convolution, while 16 channels in one vector almost always have one gate open.
+/* The plain C engine: 64-bit popcounts, one output channel after the other. Runs everywhere, and is the readable form
+ * of what the vector engines do. It is also the one that skips the LSB sum where the gate is closed: with one channel
+ * at a time that halves the second convolution, while 16 channels in one vector almost always have one gate open.
  */
 #include "published.h"
 
@@ -21,7 +21,8 @@ static inline uint32_t fb_narrow_pack16(const int16_t *value, struct fb_steps st
 enum { FB_PATCH_WORDS = 9 * 1024 / 64 }; /* bits under a 3x3 kernel of 1024 channels */
 
 /* The activation bits under the kernel at one output pixel, end to end in the order of the weights. */
-static void fb_gather(const struct fb_layer *l, const uint32_t *bits, int64_t x, int64_t y, uint64_t *msb, uint64_t *lsb)
+static void fb_gather(const struct fb_layer *l, const uint32_t *bits, int64_t x, int64_t y, uint64_t *msb,
+                      uint64_t *lsb)
 {
     const int64_t groups = l->in_channels / FB_LANES, row = (l->in_size + 2) * groups, run = l->kernel * groups;
     const int64_t first = l->kernel == 3 ? 0 : 1; /* the map has a border of one pixel */

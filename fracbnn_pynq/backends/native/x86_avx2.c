@@ -1,12 +1,18 @@
 /* AVX2: two vectors hold 16 output channels, each 32-bit lane M/2 and L/2 of one. There is no vector popcount: nibbles
  * are looked up with PSHUFB, counted in bytes and widened before a byte can overflow.
  */
-#include "published.h"
-
 #if defined(__x86_64__)
 
-#pragma GCC target("avx2,bmi2,popcnt")
 #include <immintrin.h>
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,bmi2,popcnt"))), apply_to = function)
+#else
+#pragma GCC target("avx2,bmi2,popcnt")
+#endif
+
+#define FB_VECTOR 32
+#include "published.h"
 
 static inline uint32_t fb_at_least(const int16_t *value, int32_t step)
 {
@@ -101,5 +107,9 @@ static void fb_conv_row(const struct fb_layer *l, const uint32_t *bits, int64_t 
 #define FB_WIDEN(bytes) (shorts) _mm256_cvtepi8_epi16((__m128i)(bytes))
 #define FB_ENGINE fb_run_avx2
 #include "engine.h"
+
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
 
 #endif

@@ -1,0 +1,111 @@
+"""``fracbnn serve``."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..arithmetic import ARITHMETICS
+from ..backends.select import BACKENDS, BOARDS
+from ..errors import BackendError
+
+if TYPE_CHECKING:
+    from ..service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_MEBIBYTE = 1 << 20
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _refuse_workers(_context: click.Context, _parameter: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        raise click.UsageError(
+            "--workers is not possible: a board has one owner, and the CPU engine uses all processors from one process "
+            "already. For more, run one service on each board behind a load balancer; see docs/service.md"
+        )
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, metavar="NAME|FILE|NAME=FILE", help="May be repeated.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@click.option("--board", type=click.Choice(BOARDS), default="auto", show_default=True)
+@click.option("--arithmetic", type=click.Choice(["auto", *ARITHMETICS]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU engine. [default: all]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Requests held per model.")
+@click.option(
+    "--deadline", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="Seconds."
+)
+@click.option("--max-body", type=click.FloatRange(min=0.001), default=32.0, show_default=True, help="MB of a request.")
+@click.option("--max-pixels", type=click.IntRange(min=1), default=40_000_000, show_default=True, help="Of a picture.")
+@click.option("--max-batch", type=click.IntRange(min=1), default=256, show_default=True, help="Pictures of a request.")
+@click.option(
+    "--micro-batch", type=click.IntRange(min=1), default=32, show_default=True, help="Pictures together (cpu)."
+)
+@click.option(
+    "--drain", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Seconds unready before the end."
+)
+@click.option(
+    "--grace", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds for what is in flight."
+)
+@click.option("--token-file", type=_FILE, help="File with the bearer token that clients must send.")
+@click.option("--ssl-certfile", type=_FILE, help="Certificate chain, PEM.")
+@click.option("--ssl-keyfile", type=_FILE, help="Its private key, PEM.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--workers", type=int, callback=_refuse_workers, expose_value=False, hidden=True)
+def command(
+    *,
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    max_body: float,
+    token_file: Path | None,
+    ssl_certfile: Path | None,
+    ssl_keyfile: Path | None,
+    log_format: str,
+    **limits: Any,
+) -> None:
+    """Classify over HTTP: plain uploads and the Open Inference Protocol v2; see /docs of the running service."""
+    if (ssl_certfile is None) != (ssl_keyfile is None):
+        raise click.UsageError("--ssl-certfile and --ssl-keyfile: give both or none")
+    settings_module = _service("settings")
+    token = settings_module.read_token(token_file) if token_file else None
+    settings: Settings = settings_module.Settings(
+        models=models, token=token, max_body=int(max_body * _MEBIBYTE), **limits
+    )
+    _service("logs").configure(log_format)
+    if token is None and not _only_this_machine(host):
+        log.warning("anybody who reaches %s may use this service: --token-file limits it", host)
+    app = _service("application").create_app(settings)
+    server = _service("server").Server(app, host=host, port=port, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile)
+    server.run()
+    if not server.started:
+        sys.exit(1)
+
+
+def _service(module: str) -> Any:
+    try:
+        return import_module(f"..service.{module}", __package__)
+    except ImportError as error:
+        raise BackendError(
+            f"the service needs more than the base install: {error}; install it with: "
+            f"pip install 'fracbnn-pynq[service]'"
+        ) from error
+
+
+def _only_this_machine(host: str) -> bool:
+    if re.fullmatch(r"localhost|unix:.*", host):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

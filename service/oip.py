@@ -1,0 +1,114 @@
+"""Open Inference Protocol v2 over HTTP, as KServe and Triton define it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from .errors import ServiceError, json_response, unavailable
+from .hub import VERSION, Hub
+from .media import check_not_compressed, media_type
+from .oip_binary import HEADER
+from .oip_reply import model_metadata, reply, server_metadata
+from .oip_request import InferRequest, parse
+from .schemas import INFER_ANSWER, INFER_BODY, errors
+from .worker import Images, Worker
+
+router = APIRouter(tags=["Open Inference Protocol v2"])
+
+# "curl -d" says it sends a form, and Triton's own client says nothing.
+_TYPES = ("", "application/json", "application/octet-stream", "application/x-www-form-urlencoded")
+
+
+@router.get("/v2", summary="Server metadata")
+async def server() -> Response:
+    """Name, version and extensions."""
+    return json_response(server_metadata())
+
+
+@router.get("/v2/health/live", summary="Whether the server runs")
+async def live() -> Response:
+    """Always true while anything answers."""
+    return json_response({"live": True})
+
+
+@router.get("/v2/health/ready", summary="Whether all models take requests", responses=errors(503))
+async def ready(request: Request) -> Response:
+    """503 while a model recovers and once a shutdown has begun."""
+    hub: Hub = request.app.state.hub
+    if not hub.ready:
+        raise unavailable("shutting down" if hub.draining else "not all models are ready", ready=False)
+    return json_response({"ready": True})
+
+
+@router.get("/v2/models", summary="Names of the models", responses=errors(401))
+async def models(request: Request) -> Response:
+    """All models served."""
+    return json_response({"models": list(request.app.state.hub.workers)})
+
+
+@router.get("/v2/models/{name}", summary="Model metadata", responses=errors(401, 404))
+@router.get("/v2/models/{name}/versions/{version}", summary="Model metadata", responses=errors(401, 404))
+async def model(request: Request, name: str, version: str = VERSION) -> Response:
+    """Inputs and outputs."""
+    worker = _find(request, name, version)
+    return json_response(model_metadata(name, worker.classifier))
+
+
+@router.get("/v2/models/{name}/ready", summary="Whether a model takes requests", responses=errors(401, 404, 503))
+@router.get(
+    "/v2/models/{name}/versions/{version}/ready",
+    summary="Whether a model takes requests",
+    responses=errors(401, 404, 503),
+)
+async def model_ready(request: Request, name: str, version: str = VERSION) -> Response:
+    """503 while it recovers and once a shutdown has begun."""
+    worker = _find(request, name, version)
+    if request.app.state.hub.draining or not worker.ready:
+        raise unavailable(f"model {name} is {worker.state}", name=name, ready=False)
+    return json_response({"name": name, "ready": True})
+
+
+_INFER: dict[str, Any] = {
+    "summary": "Inference",
+    "openapi_extra": {"requestBody": INFER_BODY},
+    "responses": {200: INFER_ANSWER, **errors(400, 401, 404, 408, 413, 415, 422, 503)},
+}
+
+
+@router.post("/v2/models/{name}/infer", **_INFER)
+@router.post("/v2/models/{name}/versions/{version}/infer", **_INFER)
+async def infer(request: Request, name: str, version: str = VERSION) -> Response:
+    """One input, ``images`` (UINT8) or ``pictures`` (BYTES); outputs ``logits``, ``probabilities``, ``labels``."""
+    hub: Hub = request.app.state.hub
+    worker = _find(request, name, version)
+    check_not_compressed(request)
+    header = request.headers.get(HEADER)
+    if header is None and media_type(request) not in _TYPES:
+        raise ServiceError(415, f"Content-Type: expected application/json, found {media_type(request)!r}")
+    body = await request.body()
+    network, settings = worker.classifier.network, hub.settings
+
+    def prepare() -> tuple[Images, InferRequest]:
+        return parse(body, header, network, max_batch=settings.max_batch, max_pixels=settings.max_pixels)
+
+    outcome = await hub.infer(worker, prepare, request.receive)
+
+    def build() -> tuple[bytes, int | None]:
+        return reply(name, worker.classifier, outcome.context, outcome.logits)
+
+    content, length = await hub.answer(outcome, build)
+    hub.count(worker, outcome, request.state.received)
+    if length is None:
+        return Response(content, media_type="application/json")
+    return Response(content, headers={HEADER: str(length)}, media_type="application/octet-stream")
+
+
+def _find(request: Request, name: str, version: str) -> Worker:
+    hub: Hub = request.app.state.hub
+    worker = hub.worker(name)
+    if version != VERSION:
+        raise ServiceError(404, f"version of model {name}: expected {VERSION}, found {version!r}")
+    return worker

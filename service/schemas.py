@@ -1,0 +1,96 @@
+"""What the OpenAPI document says about bodies. Written out, as this must not depend on a version of pydantic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_MEANINGS = {
+    400: "The request is malformed",
+    401: "The bearer token is missing or wrong",
+    404: "There is no such model",
+    408: "The body came too slowly",
+    413: "The body, a picture or the batch is too large",
+    415: "This type of body is not understood",
+    422: "A picture or a parameter cannot be used",
+    503: "Busy, recovering, shutting down or past the deadline; Retry-After says when to try again",
+}
+
+
+def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {**required, **optional}, "required": list(required)}
+
+
+def _array(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def json_body(schema: dict[str, Any], description: str) -> dict[str, Any]:
+    """An answer with a JSON body."""
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+STRING = {"type": "string"}
+NUMBER = {"type": "number"}
+BINARY = {"type": "string", "format": "binary"}
+ERROR = _object({"error": STRING})
+
+_LABELS = {"label": STRING, "score": NUMBER, "top": _array(_object({"label": STRING, "probability": NUMBER}))}
+_ABOUT = {"model": STRING, "backend": STRING, "arithmetic": STRING, "request_id": STRING}
+_TIMINGS = _object({"read": NUMBER, "queue": NUMBER, "infer": NUMBER, "total": NUMBER})
+
+CLASSIFY_ANSWER = json_body(
+    _object({**_ABOUT, **_LABELS, "timings_ms": _TIMINGS}, board=STRING, engine=STRING), "The labels"
+)
+BATCH_ANSWER = json_body(
+    _object(
+        {
+            **_ABOUT,
+            "results": _array({"oneOf": [_object({"file": STRING, **_LABELS}), _object({"file": STRING, **ERROR})]}),
+            "timings_ms": _TIMINGS,
+        },
+        board=STRING,
+        engine=STRING,
+    ),
+    "The labels or an error of each file, in order",
+)
+_BATCH_RESULT = BATCH_ANSWER["content"]["application/json"]["schema"]["properties"]["results"]["items"]
+_BATCH_RESULT["oneOf"][1] = _object({"file": STRING, "error": STRING})
+
+_TENSOR = _object(
+    {"name": STRING, "shape": _array({"type": "integer"}), "datatype": STRING},
+    parameters={"type": "object"},
+    data={"type": "array", "items": {}},
+)
+INFER_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": _object(
+                {"inputs": _array(_TENSOR)},
+                id=STRING,
+                parameters={"type": "object"},
+                outputs=_array(_object({"name": STRING}, parameters={"type": "object"})),
+            )
+        },
+        "application/octet-stream": {"schema": BINARY},
+    },
+}
+INFER_ANSWER = json_body(
+    _object({"model_name": STRING, "model_version": STRING, "outputs": _array(_TENSOR)}, id=STRING),
+    "The outputs; with Inference-Header-Content-Length, JSON followed by binary tensors",
+)
+INFER_ANSWER["content"]["application/octet-stream"] = {"schema": BINARY}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The refusals of an operation, for FastAPI's ``responses``."""
+    return {status: json_body(ERROR, _MEANINGS[status]) for status in statuses}
+
+
+def pictures_body(*, several: bool) -> dict[str, Any]:
+    """A request body with one picture, or a form with several."""
+    field = _array(BINARY) if several else BINARY
+    content: dict[str, Any] = {"multipart/form-data": {"schema": _object({"file": field})}}
+    for kind in ("image/jpeg", "image/png", "image/webp", "application/octet-stream"):
+        content[kind] = {"schema": BINARY}
+    return {"required": True, "content": content}

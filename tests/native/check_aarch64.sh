@@ -1,0 +1,49 @@
+#!/bin/sh
+# Check that every native engine computes the same bits (check_engines.c): on this processor, again under the address
+# and undefined behaviour sanitizers, and, where a cross compiler and QEMU are installed, the NEON engine on an emulated
+# aarch64 processor. Exits non-zero on a difference.
+#
+# Usage: check_aarch64.sh [C compiler]
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+native="$here/../../fracbnn_pynq/backends/native"
+compiler=${1:-${CC:-cc}}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# build OUTPUT COMPILER FLAG...
+build() {
+    output=$1
+    shift
+    "$@" -std=c11 -Wall -Wextra -Werror -fno-math-errno -ffp-contract=off -o "$output" \
+        "$here/check_engines.c" "$native"/dispatch.c "$native"/workspace.c "$native"/portable.c \
+        "$native"/x86_popcnt.c "$native"/x86_avx2.c "$native"/x86_avx512.c "$native"/arm_neon.c -lpthread
+}
+
+echo "== $compiler"
+build "$work/native" "$compiler" -O3
+"$work/native"
+
+echo "== $compiler, sanitizers"
+sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all"
+# shellcheck disable=SC2086 # two flags
+if echo 'int main(void) { return 0; }' | "$compiler" $sanitize -x c -o "$work/probe" - 2>/dev/null; then
+    build "$work/sanitized" "$compiler" -O1 -g $sanitize
+    # Plans live until the program ends.
+    ASAN_OPTIONS=detect_leaks=0 "$work/sanitized"
+else
+    echo "skipped: $compiler has no sanitizers"
+fi
+
+echo "== aarch64"
+cross=aarch64-linux-gnu-gcc
+qemu=$(command -v qemu-aarch64-static || command -v qemu-aarch64 || true)
+if ! command -v "$cross" >/dev/null; then
+    echo "skipped: $cross is not installed"
+elif [ -z "$qemu" ]; then
+    echo "skipped: neither qemu-aarch64-static nor qemu-aarch64 is installed"
+else
+    build "$work/aarch64" "$cross" -O3 -static
+    "$qemu" "$work/aarch64"
+fi
