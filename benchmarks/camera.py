@@ -1,6 +1,6 @@
 """Does a model keep up with a camera? A synthetic source of 640x480 BGR frames at a fixed rate, through the pipeline.
 
-    python benchmarks/camera.py [--fps 60] [--seconds 20] [--model cifar10] [--backend cpu] [--receiver none|text|record]
+    python benchmarks/camera.py [--fps 60] [--seconds 20] [--model cifar10] [--backend cpu] [--receiver RECEIVER]
 
 Frame n is due at n / fps after the start and is handed out then, whether anybody is ready or not; it is a copy, as a
 camera's driver makes one. Exit status 1 if frames were lost in a rate below 99 % of the source's, or if the latency

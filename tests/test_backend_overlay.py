@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -224,6 +225,18 @@ def test_one_simulated_board_at_a_time(simulated, authors):
 
 
 @needs_pynq
+def test_a_backend_nobody_holds_is_closed(authors):
+    simulator.import_pynq()
+    for _ in range(2):
+        backend = OverlayBackend.open(
+            authors, model_name=None, board="simulated", simulation={"latency": "none", "cifar10": lambda words: words}
+        )
+        assert backend.simulated
+        del backend
+        gc.collect()
+
+
+@needs_pynq
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
@@ -272,7 +285,9 @@ SCRIPT = """
 
 def process(model, lock, fault=""):
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(model), str(lock), fault]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # A killed process leaves its temporary folder behind.
+    environment = {**os.environ, "TMPDIR": str(Path(lock).parent)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 @needs_pynq

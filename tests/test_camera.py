@@ -68,7 +68,7 @@ class PaperCapture:
 
 @pytest.fixture
 def paper(cv2, monkeypatch):
-    """Puts paper captures in place of OpenCV's, one at each opening; gives the list to fill and the list of those opened."""
+    """Puts paper captures in place of OpenCV's, one at each opening: the list to fill, the list of those opened."""
     monkeypatch.setattr(camera, "FIRST_RETRY_S", 0.001)
     waiting, opened = [], []
 
@@ -180,7 +180,7 @@ def test_a_camera_is_a_number_or_a_device_and_live(paper, source, target, name):
 
 
 def test_no_camera_is_an_error(paper):
-    with pytest.raises(CameraError, match="camera 7: expected a source of frames, found none .*plugged in"):
+    with pytest.raises(CameraError, match=r"camera 7: expected a source of frames, found none .*plugged in"):
         Camera(7)
     with pytest.raises(CameraError, match="is the address right"):
         Camera("rtsp://127.0.0.1:9/none")

@@ -77,7 +77,7 @@ def test_nothing_recorded_leaves_no_file(tmp_path):
 
 
 def test_where_nothing_can_be_written_is_an_error(tmp_path):
-    with pytest.raises(CameraError, match="ends in .avi, .mkv, .mov, .mp4"):
+    with pytest.raises(CameraError, match=r"ends in .avi, .mkv, .mov, .mp4"):
         Recorder(tmp_path / "out.gif", FPS)
     with pytest.raises(CameraError, match="existing folder"):
         Recorder(tmp_path / "none" / "out.mp4", FPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import logging
 import threading
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from fracbnn_pynq import streaming
 from fracbnn_pynq.classifier import Classifier
 from fracbnn_pynq.errors import AcceleratorTimeoutError
+from fracbnn_pynq.models import MODELS
 from fracbnn_pynq.streaming import EndOfStream, Handover, NothingYet, Pipeline
 
 WAIT_S = 10
+HAS_MODEL = importlib.util.find_spec("fracbnn_pynq.weights") is not None and MODELS["cifar10"].available
 
 
 @pytest.fixture(autouse=True)
@@ -401,6 +404,7 @@ def test_a_pipeline_runs_once():
         pipeline.run(lambda _: None)
 
 
+@pytest.mark.skipif(not HAS_MODEL, reason="the package is not installed, so its bundled model is not found")
 def test_with_a_classifier_results_equal_those_of_classify():
     frames = list(np.random.default_rng(0).integers(0, 256, (8, 48, 64, 3), dtype=np.uint8))
     with Classifier.load("cifar10", threads=1) as classifier:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -55,7 +56,8 @@ class OverlayBackend:
         self.network = accelerator.network
         self.arithmetic = get_arithmetic(arithmetic, self.network)
         self.simulated = simulated
-        self._resources = resources
+        # Also when nobody holds this any more, and at the end of the process: a core must not be left running.
+        self._finalizer = weakref.finalize(self, resources.close)
 
     @classmethod
     def open(
@@ -117,7 +119,7 @@ class OverlayBackend:
 
     def close(self) -> None:
         """Free the accelerator and let other processes have the board. Idempotent."""
-        self._resources.close()
+        self._finalizer()
 
 
 def _detected_board() -> str:

@@ -128,10 +128,7 @@ class Accelerator(ABC):
         return logits
 
     def reload(self) -> None:
-        """Load the overlay again, set its clock and upload weights: after this the core is as new.
-
-        Raises what the constructor raises.
-        """
+        """Load the overlay again, set its clock and upload weights. Raises what the constructor raises."""
         self._owner.call(self._reload)
 
     def close(self) -> None:
