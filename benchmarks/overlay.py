@@ -18,30 +18,9 @@ import numpy as np
 
 from fracbnn_pynq import simulator
 from fracbnn_pynq.board import layout
-from fracbnn_pynq.modelfile import LayerParameters, Model
+from fracbnn_pynq.modelfile import random_model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network
 from fracbnn_pynq.thermometer import planes
-
-
-def blank_model(network: Network) -> Model:
-    """A model of the right shape; what it computes does not matter here."""
-    rng = np.random.default_rng(0)
-
-    def weight(layer):
-        return rng.integers(0, 256, (layer.out_channels, layer.kernel, layer.kernel, layer.in_channels // 8), np.uint8)
-
-    def parameters(layer):
-        values = np.zeros((8, layer.out_channels))
-        values[1], values[6] = 0.05, 1.0
-        return values
-
-    layers = {layer.name: LayerParameters(weight(layer), parameters(layer)) for layer in network.layers}
-    channels = network.stem.out_channels
-    stem_bn = np.stack([np.full(channels, 0.01), np.zeros(channels)])
-    fc = rng.normal(size=(network.classes, network.features)), np.zeros(network.classes)
-    classes = tuple(f"class {i}" for i in range(network.classes))
-    return Model(network, weight(network.stem), stem_bn, layers, *fc, classes)
-
 
 ROUNDS = 11
 LOGITS = np.arange(10, dtype=np.float32)
@@ -54,7 +33,7 @@ def open_backend(network: Network, latency: str, **options):
     from fracbnn_pynq.backends.overlay import OverlayBackend
 
     return OverlayBackend.open(
-        blank_model(network), model_name=None, board="simulated", simulation={"latency": latency, **options}
+        random_model(network), model_name=None, board="simulated", simulation={"latency": latency, **options}
     )
 
 

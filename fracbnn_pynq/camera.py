@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import FracBNNError, PictureError
+from .errors import CameraError, PictureError
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,6 @@ ASSUMED_FPS = 30.0
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
 NETWORK_TIMEOUT_MS = 5000
-
-
-class CameraError(FracBNNError, RuntimeError):
-    """A camera, a network stream, a window or a recording cannot be opened."""
 
 
 def opencv() -> Any:
@@ -53,15 +49,15 @@ def opencv() -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep OpenCV from writing to stderr what the caller is about to say in an exception."""
-    library = opencv()
-    if not hasattr(library, "setLogLevel"):  # OpenCV 4.5.0
+    control = getattr(getattr(opencv(), "utils", None), "logging", None)
+    if control is None:  # left out of some builds
         yield
         return
-    before = library.setLogLevel(0)
+    before = control.setLogLevel(control.LOG_LEVEL_SILENT)
     try:
         yield
     finally:
-        library.setLogLevel(before)
+        control.setLogLevel(before)
 
 
 @dataclass(frozen=True)
@@ -237,7 +233,7 @@ class Camera:
         if self._fourcc is not None and not re.fullmatch(r"[ -~]{4}", self._fourcc):
             raise CameraError(f"fourcc: expected four ASCII characters such as MJPG, found {self._fourcc!r}")
 
-    def _failure(self) -> FracBNNError:
+    def _failure(self) -> CameraError | PictureError:
         if not self._is_file:
             hint = "is the address right?" if self._is_url else "is it plugged in, and may this user read it?"
             return CameraError(f"{self.name}: expected a source of frames, found none that OpenCV can open: {hint}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .camera import CameraError, Image, opencv, quiet
+from .camera import Image, opencv, quiet
+from .errors import CameraError
 
 CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mov": "mp4v", ".mp4": "mp4v"}
 
@@ -38,7 +39,7 @@ def with_text(image: Image, lines: Sequence[str]) -> Image:
 
 
 class Window:
-    """A window on the screen; to be used from the main thread. Raises :class:`~fracbnn_pynq.camera.CameraError`."""
+    """A window on the screen; to be used from the main thread. Raises :class:`~fracbnn_pynq.errors.CameraError`."""
 
     def __init__(self, title: str) -> None:
         self._title = title

@@ -26,6 +26,10 @@ class BackendError(FracBNNError, RuntimeError):
     """A backend, board or arithmetic is unknown, or cannot run here."""
 
 
+class CameraError(FracBNNError, RuntimeError):
+    """A camera, a network stream, a window or a recording cannot be opened."""
+
+
 class DownloadError(FracBNNError, RuntimeError):
     """A published file could not be fetched or is not the file that was published."""
 

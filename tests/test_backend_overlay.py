@@ -240,7 +240,7 @@ def test_a_backend_nobody_holds_is_closed(authors):
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        ("wrong-part", OverlayError, "could not be loaded: .*device is xczu5eg.*'fracbnn doctor' checks this"),
+        ("wrong-part", OverlayError, "xczu5eg"),
         ("clock-stuck", OverlayError, "expected at most 250 MHz"),
         ("cma-exhausted@2", AcceleratorError, "contiguous memory"),
     ],

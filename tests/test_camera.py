@@ -188,6 +188,15 @@ def test_no_camera_is_an_error(paper):
         Camera("/dev/no-such-video")
 
 
+def test_opencv_itself_is_silent_where_there_is_no_camera_and_then_as_before(cv2, capfd):
+    logging_ = pytest.importorskip("cv2.utils").logging
+    before = logging_.getLogLevel()
+    with pytest.raises(CameraError):
+        Camera(987)
+    assert capfd.readouterr() == ("", "")
+    assert logging_.getLogLevel() == before
+
+
 def test_what_is_asked_of_a_camera_is_set_and_a_refusal_is_said(cv2, paper, caplog):
     waiting, opened = paper
     waiting.append(PaperCapture([grey(0)], {cv2.CAP_PROP_FPS: 30.0}))

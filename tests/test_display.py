@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from fracbnn_pynq.camera import CameraError
 from fracbnn_pynq.display import CODECS, LONGEST_GAP_S, Recorder, Window, with_text
+from fracbnn_pynq.errors import CameraError
 
 cv2 = pytest.importorskip("cv2")
 

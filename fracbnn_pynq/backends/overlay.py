@@ -7,6 +7,7 @@ weights at run time. The simulated board builds its CIFAR-10 bitstream from what
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 import threading
@@ -19,16 +20,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arithmetic import get_arithmetic
+from ..arithmetic import IMAGENET_2021, get_arithmetic
 from ..board.catalog import OverlayArtifact, get_overlay
+from ..board.checks import raise_for_errors
 from ..board.environment import Machine
 from ..board.fetch import locate
+from ..board.filechecks import check_before_start
 from ..board.lock import BoardLock
 from ..errors import BackendError, DownloadError, FracBNNError, OverlayError
 from ..modelfile import Model
 
 if TYPE_CHECKING:
     from ..board.accelerator import Accelerator
+
+log = logging.getLogger(__name__)
 
 LATENCY_VARIABLE = "FRACBNN_SIM_LATENCY"
 SIMULATED_TIMEOUT_S = 10.0
@@ -84,20 +89,24 @@ class OverlayBackend:
         in use. A process can have one board at a time, real or simulated.
         """
         overlay = get_overlay(model.network.name)
+        if IMAGENET_2021.network == model.network.name:
+            log.warning("the accelerator computes in %s: %s", IMAGENET_2021.name, IMAGENET_2021.summary)
         if board == "auto":
             board = _detected_board()
         chosen = _core_arithmetic(overlay, board, arithmetic)
         with contextlib.ExitStack() as resources:
+            part: str | None
             if board == "simulated":
-                bit = _simulate(resources, model, chosen, dict(simulation or {}))
+                bit, part = _simulate(resources, model, chosen, dict(simulation or {}))
                 if lock is not None:
                     resources.callback(BoardLock(lock).release)
                 timeout_s = timeout_s or SIMULATED_TIMEOUT_S
             else:
                 _check_built_in(overlay, model_name)
-                bit = _fetched(overlay)
+                bit, part = _fetched(overlay), Machine().board_part
                 resources.callback(BoardLock(lock).release)
-            accelerator = _accelerate(bit, model, None if board == "simulated" else overlay.clock_mhz, timeout_s)
+            design_mhz = None if board == "simulated" else overlay.clock_mhz
+            accelerator = _accelerate(bit, part, model, design_mhz, timeout_s)
             resources.callback(accelerator.close)
             return cls(accelerator, chosen, resources.pop_all(), simulated=board == "simulated")
 
@@ -157,8 +166,10 @@ def _fetched(overlay: OverlayArtifact) -> Path:
         raise BackendError(f"{error}: run 'fracbnn overlays fetch {overlay.name}'") from error
 
 
-def _simulate(resources: contextlib.ExitStack, model: Model, arithmetic: str, options: dict[str, Any]) -> Path:
-    """Put a simulated board into place until ``resources`` are closed; its bitstream for ``model``."""
+def _simulate(
+    resources: contextlib.ExitStack, model: Model, arithmetic: str, options: dict[str, Any]
+) -> tuple[Path, str]:
+    """Put a simulated board into place until ``resources`` are closed: its bitstream for ``model``, and its part."""
     from .. import simulator  # noqa: PLC0415 - boards do not need it
 
     if not _simulation.acquire(blocking=False):
@@ -168,13 +179,24 @@ def _simulate(resources: contextlib.ExitStack, model: Model, arithmetic: str, op
         )
     resources.callback(_simulation.release)
     options.setdefault("latency", os.environ.get(LATENCY_VARIABLE) or "published")
-    resources.enter_context(simulator.install(model=model, **options))
+    device = resources.enter_context(simulator.install(model=model, **options))
     folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="fracbnn-simulated-"))
-    return simulator.write_overlay(folder, model.network.name, arithmetic=arithmetic)
+    return simulator.write_overlay(folder, model.network.name, arithmetic=arithmetic), device.part
 
 
-def _accelerate(bit: Path, model: Model, design_mhz: float | None, timeout_s: float | None) -> Accelerator:
-    """Load the bitstream and make the accelerator for ``model``'s network."""
+def _check_before_start(bit: Path, part: str | None) -> None:
+    """Refuse what pynq would load without a look: files for another part, core or memory."""
+    checks = check_before_start(bit, bit.with_suffix(".hwh"), board_part=part)
+    for check in checks:
+        if check.status == "warning":
+            log.warning("%s: %s (%s)", check.name, check.found, check.advice)
+    raise_for_errors(checks)
+
+
+def _accelerate(
+    bit: Path, part: str | None, model: Model, design_mhz: float | None, timeout_s: float | None
+) -> Accelerator:
+    """Load the bitstream onto a board with ``part`` and make the accelerator for ``model``'s network."""
     try:
         pynq = import_module("pynq")
         accelerators = import_module("..board.accelerators", __package__)
@@ -182,6 +204,7 @@ def _accelerate(bit: Path, model: Model, design_mhz: float | None, timeout_s: fl
         message = f"the overlay backend needs pynq: {error}; install it with: pip install 'fracbnn-pynq[board]'"
         raise BackendError(message) from error
     make: Callable[..., Accelerator] = accelerators.create_accelerator
+    _check_before_start(bit, part)
     try:
         overlay = pynq.Overlay(os.fspath(bit))
     except FracBNNError:
