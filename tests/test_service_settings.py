@@ -1,0 +1,189 @@
+"""Settings, logs, metrics' text, and ``fracbnn serve``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+httpx = pytest.importorskip("httpx")
+
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fracbnn_pynq.cli.serve import _only_this_machine, command
+from fracbnn_pynq.errors import BackendError, ModelError
+from fracbnn_pynq.service.errors import ServiceError
+from fracbnn_pynq.service.logs import REQUEST_ID, JsonFormatter, TextFormatter
+from fracbnn_pynq.service.media import parse_form
+from fracbnn_pynq.service.metrics import ModelCounters, family, model_families
+from fracbnn_pynq.service.settings import Settings, read_token, served_models
+
+
+def test_settings_come_from_the_environment(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("a-long-token\n")
+    found = Settings.from_environment(
+        {
+            "FRACBNN_SERVICE_MODELS": "cifar10, other=some.safetensors",
+            "FRACBNN_SERVICE_QUEUE": "5",
+            "FRACBNN_SERVICE_DEADLINE": "2.5",
+            "FRACBNN_SERVICE_MAX_BODY": "1.5",
+            "FRACBNN_SERVICE_BACKEND": "cpu",
+            "FRACBNN_SERVICE_TOKEN_FILE": str(token),
+        }
+    )
+    expected = Settings(
+        models=("cifar10", "other=some.safetensors"),
+        queue=5,
+        deadline=2.5,
+        max_body=3 << 19,
+        backend="cpu",
+        token="a-long-token",
+    )
+    assert found == expected
+    assert Settings.from_environment({}) == Settings()
+
+
+@pytest.mark.parametrize(("name", "value"), [("QUEUE", "many"), ("QUEUE", "0"), ("DEADLINE", "0"), ("DRAIN", "-1")])
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(BackendError, match=name.lower() + "|" + name):
+        Settings.from_environment({"FRACBNN_SERVICE_" + name: value})
+
+
+def test_models_are_served_under_their_names():
+    assert served_models(("cifar10", "a/b.safetensors", "c=/d/e")) == {
+        "cifar10": "cifar10",
+        "b": "a/b.safetensors",
+        "c": "/d/e",
+    }
+    with pytest.raises(ModelError, match="twice"):
+        served_models(("cifar10", "cifar10"))
+    with pytest.raises(ModelError, match="NAME=FILE"):
+        served_models(("not here.safetensors",))
+
+
+@pytest.mark.parametrize("text", ["", "short", "two words here", "nön-ascii-token"])
+def test_tokens_that_are_none(tmp_path, text):
+    path = tmp_path / "token"
+    path.write_text(text)
+    with pytest.raises(BackendError, match="token file"):
+        read_token(path)
+
+
+def test_log_lines_name_their_request():
+    record = logging.LogRecord("here", logging.INFO, __file__, 1, "said %s", ("this",), None)
+    record.fields = {"status": 200}
+    mark = REQUEST_ID.set("the-id")
+    try:
+        line = json.loads(JsonFormatter().format(record))
+        assert (line["request_id"], line["message"], line["status"]) == ("the-id", "said this", 200)
+        assert "[the-id] said this" in TextFormatter().format(record)
+    finally:
+        REQUEST_ID.reset(mark)
+
+
+def test_metrics_are_prometheus_text():
+    counters = ModelCounters()
+    counters.add(success=2, infer_us=1.5)
+    lines = list(model_families({"m": counters}, "1"))
+    assert 'nv_inference_request_success{model="m",version="1"} 2' in lines
+    assert "# TYPE nv_inference_request_success counter" in lines
+    assert 'nv_inference_compute_infer_duration_us{model="m",version="1"} 1.5' in lines
+    assert list(family("a", "gauge", "b", [({"x": 'q"\\\n'}, 1.0)]))[-1] == 'a{x="q\\"\\\\\\n"} 1'
+    parser = pytest.importorskip("prometheus_client.parser")
+    families = list(parser.text_string_to_metric_families("\n".join(lines) + "\n"))
+    assert {metric.type for metric in families} == {"counter"}
+
+
+@given(st.lists(st.tuples(st.text("abc.-_ é", max_size=9), st.binary(max_size=80)), min_size=1, max_size=4))
+def test_forms_come_back(files):
+    request = httpx.Request("POST", "http://x", files=[("file", (name or "x", data)) for name, data in files])
+    found = parse_form(request.read(), request.headers["content-type"])
+    assert [upload.data for upload in found] == [data for _, data in files]
+    assert [upload.name for upload in found] == [name or "x" for name, _ in files]
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_damaged_forms_are_refused_or_read(data, framed):
+    body = b"--b\r\n" + data + b"\r\n--b--\r\n" if framed else data
+    try:
+        uploads = parse_form(body, "multipart/form-data; boundary=b")
+    except ServiceError as error:
+        assert error.status == 400
+    else:
+        assert all(upload.data in body for upload in uploads)
+
+
+def test_workers_are_refused_with_an_explanation():
+    result = CliRunner().invoke(command, ["--workers", "4"])
+    assert result.exit_code == 2
+    assert "one owner" in result.output
+
+
+def test_a_certificate_needs_its_key(tmp_path):
+    (tmp_path / "c.pem").write_text("x")
+    result = CliRunner().invoke(command, ["--ssl-certfile", str(tmp_path / "c.pem")])
+    assert result.exit_code == 2
+    assert "both" in result.output
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("x.y", False)]
+)
+def test_hosts_of_this_machine(host, expected):
+    assert _only_this_machine(host) is expected
+
+
+def free_port():
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return made.getsockname()[1]
+
+
+@pytest.mark.parametrize("how", ["serve", "uvicorn"])
+def test_a_service_starts_answers_and_ends_on_sigterm(how, cat, tmp_path):
+    port = free_port()
+    serve = "from fracbnn_pynq.cli.serve import command; command()"
+    options = ["--port", str(port), "--log-format", "json", "--backend", "cpu"]
+    start = {
+        "serve": [sys.executable, "-c", serve, *options],
+        "uvicorn": [sys.executable, "-m", "uvicorn", "fracbnn_pynq.service:app", "--port", str(port)],
+    }[how]
+    with open(tmp_path / "log", "w+") as log:
+        process = subprocess.Popen(start, stderr=log, env={**os.environ, "FRACBNN_BACKEND": "cpu"})
+        try:
+            url = f"http://127.0.0.1:{port}"
+            end = time.monotonic() + 30
+            while True:
+                try:
+                    assert httpx.get(url + "/health/ready").status_code == 200
+                    break
+                except httpx.TransportError:
+                    assert process.poll() is None, (tmp_path / "log").read_text()
+                    assert time.monotonic() < end
+                    time.sleep(0.05)
+            answer = httpx.post(url + "/v1/classify", content=cat.read_bytes(), headers={"X-Request-ID": "mine"})
+            assert answer.json()["label"] == "cat"
+            process.send_signal(signal.SIGTERM)
+            status = process.wait(15)
+        finally:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        lines = log.read().splitlines()
+    assert status == (0 if how == "serve" else -signal.SIGTERM)
+    if how == "serve":
+        said = [json.loads(line) for line in lines]
+        (access,) = [line for line in said if line["request_id"] == "mine"]
+        assert (access["path"], access["status"], access["method"]) == ("/v1/classify", 200, "POST")
