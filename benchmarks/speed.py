@@ -26,9 +26,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
-
 import roofline
 
 from fracbnn_pynq.errors import FracBNNError

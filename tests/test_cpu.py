@@ -121,6 +121,23 @@ def test_batches_and_threads_change_nothing(threads: int, count: int) -> None:
     backend.close()
 
 
+@pytest.mark.parametrize(("threads", "count"), [(1, 5), (2, 5), (3, 2), (4, 9)])
+def test_every_picture_is_computed_once(monkeypatch: pytest.MonkeyPatch, threads: int, count: int) -> None:
+    done: list[int] = []
+    run = cpu._native.run
+
+    def counting(*arguments: object) -> None:
+        done.append(int(str(arguments[4])))
+        run(*arguments)
+
+    monkeypatch.setattr(cpu._native, "run", counting)
+    backend = CpuBackend(random_model(CIFAR10), threads=threads)
+    backend.logits(pictures(CIFAR10, count, 0))
+    backend.close()
+    assert sum(done) == count
+    assert len(done) == min(threads, count)
+
+
 def test_callers_in_several_threads() -> None:
     model = random_model(CIFAR10, 2)
     images = pictures(CIFAR10, 24, 0)

@@ -142,8 +142,9 @@ class CpuBackend:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="fracbnn-cpu")
             pool = self._pool
-        others = [pool.submit(work, *pair) for pair in itertools.pairwise(bounds)]
-        work(*bounds[:2])
+        own, *rest = itertools.pairwise(bounds)
+        others = [pool.submit(work, *part) for part in rest]
+        work(*own)
         for other in others:
             other.result()
         return logits
