@@ -7,11 +7,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from ..classifier import Classifier
+from .decoders import Decoders
 from .errors import CLIENT_GONE, ServiceError, unavailable
 from .metrics import HttpCounters, family, model_families
 from .settings import Settings, served_models
@@ -53,7 +53,7 @@ class Hub:
         self.draining = False
         self.workers = {name: _worker(name, classifier, settings) for name, classifier in classifiers.items()}
         self._owns = owns
-        self._decoders: ThreadPoolExecutor | None = None
+        self._decoders: Decoders | None = None
 
     @classmethod
     def load(cls, settings: Settings) -> Hub:
@@ -94,7 +94,7 @@ class Hub:
         """Start the threads; in the event loop that will use them."""
         loop = asyncio.get_running_loop()
         self.draining = False
-        self._decoders = ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="fracbnn-decode")
+        self._decoders = Decoders(self.settings.decoders)
         for worker in self.workers.values():
             worker.start(loop)
 
@@ -104,7 +104,7 @@ class Hub:
         for worker in self.workers.values():
             worker.stop(self.settings.grace, close=self._owns)
         if self._decoders is not None:
-            self._decoders.shutdown(wait=False, cancel_futures=True)
+            self._decoders.stop()
             self._decoders = None
 
     async def infer(self, worker: Worker, prepare: Prepare, receive: Receive) -> Outcome:
@@ -134,7 +134,10 @@ class Hub:
         """Call ``build``, in a thread if the answer is a long one."""
         if outcome.logits.size < _LARGE_ANSWER or self._decoders is None:
             return build()
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, build)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._decoders.submit(_build, loop, future, build)
+        return await future
 
     def count(self, worker: Worker, outcome: Outcome, received: float) -> None:
         """Count an answered request. ``received``: when it came, of ``time.perf_counter``."""
@@ -219,6 +222,19 @@ def _prepare(worker: Worker, job: Job, prepare: Prepare) -> None:
         worker.fail(job, error)
     else:
         worker.enqueue(job)
+
+
+def _build(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], build: Callable[[], Any]) -> None:
+    def deliver(set_it: Callable[[Any], None], value: Any) -> None:
+        if not future.done():
+            set_it(value)
+
+    try:
+        call = future.set_result, build()
+    except Exception as error:  # belongs to the waiting request
+        call = future.set_exception, error
+    with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+        loop.call_soon_threadsafe(deliver, *call)
 
 
 def _timings(job: Job) -> dict[str, float]:

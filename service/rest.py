@@ -6,33 +6,32 @@ import time
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from ..networks import Network
 from .errors import ServiceError, json_response
 from .hub import Hub, Outcome, describe
 from .media import Upload, decode, read_uploads
-from .schemas import BATCH_ANSWER, CLASSIFY_ANSWER, errors, pictures_body
+from .schemas import BATCH_ANSWER, CLASSIFY_ANSWER, CLASSIFY_QUERY, errors, pictures_body
 from .worker import Images, Worker
 
 router = APIRouter(tags=["classify"])
 
-_TOP = Query(5, ge=1, le=1000, description="How many labels.")
-_MODEL = Query(None, description="A model's name; the first one served if left out.")
+_MOST_LABELS = 1000
 _REFUSALS = errors(400, 401, 404, 408, 413, 415, 422, 503)
 
 
 @router.post(
     "/v1/classify",
     summary="Classify one picture",
-    openapi_extra={"requestBody": pictures_body(several=False)},
+    openapi_extra={"parameters": CLASSIFY_QUERY, "requestBody": pictures_body(several=False)},
     responses={200: CLASSIFY_ANSWER, **_REFUSALS},
 )
-async def classify(request: Request, top: int = _TOP, model: str | None = _MODEL) -> Response:
+async def classify(request: Request) -> Response:
     """The body is a picture in any format Pillow reads, or a form with one file."""
     hub: Hub = request.app.state.hub
-    worker = hub.worker(model)
+    top, worker = _query(request, hub)
     (upload,) = await read_uploads(request, 1)
     network, max_pixels = worker.classifier.network, hub.settings.max_pixels
 
@@ -49,16 +48,16 @@ async def classify(request: Request, top: int = _TOP, model: str | None = _MODEL
 @router.post(
     "/v1/classify/batch",
     summary="Classify several pictures",
-    openapi_extra={"requestBody": pictures_body(several=True)},
+    openapi_extra={"parameters": CLASSIFY_QUERY, "requestBody": pictures_body(several=True)},
     responses={200: BATCH_ANSWER, **_REFUSALS},
 )
-async def classify_batch(request: Request, top: int = _TOP, model: str | None = _MODEL) -> Response:
+async def classify_batch(request: Request) -> Response:
     """The body is a form with files. A file that is no picture has an ``error`` in its place, the others are answered.
 
     Where none is a picture the status is 422.
     """
     hub: Hub = request.app.state.hub
-    worker = hub.worker(model)
+    top, worker = _query(request, hub)
     uploads = await read_uploads(request, hub.settings.max_batch)
     network, max_pixels = worker.classifier.network, hub.settings.max_pixels
 
@@ -78,6 +77,15 @@ async def classify_batch(request: Request, top: int = _TOP, model: str | None = 
     answer = {**_about(worker, request), "results": results, "timings_ms": _timings(outcome, request)}
     hub.count(worker, outcome, request.state.received)
     return json_response(answer)
+
+
+def _query(request: Request, hub: Hub) -> tuple[int, Worker]:
+    """``top`` and the worker of ``model``. Read here, as FastAPI takes longer for it than the network."""
+    query = request.query_params if request.scope["query_string"] else {}
+    text = query.get("top", "5")
+    if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= _MOST_LABELS):
+        raise ServiceError(422, f"top: expected an integer 1..{_MOST_LABELS}, found {text[:20]!r}")
+    return int(text), hub.worker(query.get("model"))
 
 
 def _decode_all(uploads: list[Upload], network: Network, max_pixels: int) -> tuple[Images, list[str | None]]:

@@ -56,6 +56,21 @@ BATCH_ANSWER = json_body(
 _BATCH_RESULT = BATCH_ANSWER["content"]["application/json"]["schema"]["properties"]["results"]["items"]
 _BATCH_RESULT["oneOf"][1] = _object({"file": STRING, "error": STRING})
 
+CLASSIFY_QUERY = [
+    {
+        "name": "top",
+        "in": "query",
+        "description": "How many labels.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 5},
+    },
+    {
+        "name": "model",
+        "in": "query",
+        "description": "A model's name; the first one served if left out.",
+        "schema": STRING,
+    },
+]
+
 _TENSOR = _object(
     {"name": STRING, "shape": _array({"type": "integer"}), "datatype": STRING},
     parameters={"type": "object"},

@@ -22,6 +22,7 @@ class Server(uvicorn.Server):
         self.hub: Hub = app.state.hub
         config = uvicorn.Config(
             app,
+            http=_protocol(),
             access_log=False,  # the application writes its own, with request ids
             log_config=None,
             timeout_graceful_shutdown=max(1, round(self.hub.settings.grace)),
@@ -44,3 +45,12 @@ class Server(uvicorn.Server):
 
     def _stop(self) -> None:
         self.should_exit = True
+
+
+def _protocol() -> Any:
+    """The fast parser where it is installed, with limits of our own; else h11, which has one of its own."""
+    try:
+        from .protocol import LimitedHttp  # noqa: PLC0415 - httptools need not be there
+    except ImportError:
+        return "h11"
+    return LimitedHttp

@@ -11,11 +11,11 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 
+from fracbnn_pynq.service.settings import Settings
 from service_support import random_images, running
 
 from fracbnn_pynq import Classifier
 from fracbnn_pynq.pictures import load
-from fracbnn_pynq.service.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,19 @@
 """Settings, logs, metrics' text, and ``fracbnn serve``."""
 
+# ruff: noqa: E402 - what is imported late needs the service's extra
+
 from __future__ import annotations
 
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,16 +22,16 @@ pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
-
-from fracbnn_pynq.cli.serve import _only_this_machine, command
-from fracbnn_pynq.errors import BackendError, ModelError
 from fracbnn_pynq.service.errors import ServiceError
 from fracbnn_pynq.service.logs import REQUEST_ID, JsonFormatter, TextFormatter
 from fracbnn_pynq.service.media import parse_form
 from fracbnn_pynq.service.metrics import ModelCounters, family, model_families
 from fracbnn_pynq.service.settings import Settings, read_token, served_models
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fracbnn_pynq.cli.serve import _only_this_machine, command
+from fracbnn_pynq.errors import BackendError, ModelError
 
 
 def test_settings_come_from_the_environment(tmp_path):
@@ -120,9 +124,10 @@ def test_damaged_forms_are_refused_or_read(data, framed):
     try:
         uploads = parse_form(body, "multipart/form-data; boundary=b")
     except ServiceError as error:
-        assert error.status == 400
+        right = error.status == 400
     else:
-        assert all(upload.data in body for upload in uploads)
+        right = all(upload.data in body for upload in uploads)
+    assert right
 
 
 def test_workers_are_refused_with_an_explanation():
@@ -187,3 +192,13 @@ def test_a_service_starts_answers_and_ends_on_sigterm(how, cat, tmp_path):
         said = [json.loads(line) for line in lines]
         (access,) = [line for line in said if line["request_id"] == "mine"]
         assert (access["path"], access["status"], access["method"]) == ("/v1/classify", 200, "POST")
+
+
+def test_the_haproxy_example_is_valid():
+    haproxy = shutil.which("haproxy")
+    if haproxy is None:
+        pytest.skip("haproxy is not installed")
+    example = Path(__file__).resolve().parents[1] / "service" / "deploy" / "haproxy.cfg"
+    checked = subprocess.run([haproxy, "-c", "-f", str(example)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert "warning" not in checked.stderr.lower()

@@ -15,6 +15,7 @@ from ..errors import DownloadError, FracBNNError, ModelError, PictureError, Sour
 COMMANDS = {
     "classify": ("classify", "Say what is on pictures."),
     "camera": ("camera", "Say what a camera or a video shows, as it comes."),
+    "serve": ("serve", "Classify over HTTP."),
     "models": ("models", "List, show, fetch models."),
     "import": ("importing", "Convert a trained network into a model file."),
     "bench": ("bench", "Measure how fast a model runs here."),

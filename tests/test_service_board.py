@@ -1,0 +1,72 @@
+"""The service on a simulated board that shows faults: every answer is right or an honest 503."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+pytest.importorskip("httpx")
+if importlib.util.find_spec("pynq") is None:
+    pytest.skip("pynq is not installed: the simulated board is built on it", allow_module_level=True)
+
+from fracbnn_pynq.service.settings import Settings
+from service_support import client_of, infer_body, metric, random_images
+
+from fracbnn_pynq import Classifier, simulator
+
+INFER = "/v2/models/cifar10/infer"
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """A classifier on a simulated board with the faults that are asked for."""
+    simulator.import_pynq()
+    opened = []
+
+    def load(faults):
+        monkeypatch.setenv("FRACBNN_FAULTS", faults)
+        monkeypatch.setenv("FRACBNN_SIM_LATENCY", "none")
+        opened.append(Classifier.load("cifar10", backend="overlay", board="simulated"))
+        return opened[-1]
+
+    yield load
+    for classifier in opened:
+        classifier.close()
+
+
+def ready(client):
+    end = time.monotonic() + 20
+    while client.get("/health/ready").status_code != 200:
+        assert client.get("/health/live").status_code == 200
+        assert time.monotonic() < end, "the model did not recover"
+        time.sleep(0.02)
+
+
+def test_answers_are_right_or_honest_whatever_the_board_does(board):
+    with Classifier.load("cifar10", backend="cpu", arithmetic="cifar10-2020") as reference:
+        images = [random_images(1, seed=seed) for seed in range(12)]
+        expected = [reference.logits(image).ravel().tolist() for image in images]
+    classifier = board("overlay-replaced@4,power-cycle@8")
+    failed = 0
+    with client_of({"cifar10": classifier}, Settings(deadline=30)) as client:
+        assert client.get("/v2/models/cifar10").json()["platform"] == "fracbnn_overlay"
+        assert 'board="simulated"' in client.get("/metrics").text
+        for image, logits in zip(images, expected, strict=True):
+            answer = client.post(INFER, json=infer_body(image))
+            if answer.status_code == 200:
+                assert answer.json()["outputs"][0]["data"] == logits
+            else:
+                assert answer.status_code == 503
+                assert answer.json()["error"]
+                failed += 1
+                ready(client)
+        again = client.post(INFER, json=infer_body(np.concatenate(images[:3])))
+        assert again.json()["outputs"][0]["data"] == [*expected[0], *expected[1], *expected[2]]
+        assert metric(client, "fracbnn_engine_faults") == failed
+        assert metric(client, "fracbnn_engine_reloads") == failed
+    assert 1 <= failed <= 3
