@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,18 +46,28 @@ def opencv() -> Any:
     return cv2
 
 
+LOG_LEVEL_SILENT = 0
+"""OpenCV's number for it."""
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep OpenCV from writing to stderr what the caller is about to say in an exception."""
-    control = getattr(getattr(opencv(), "utils", None), "logging", None)
-    if control is None:  # left out of some builds
-        yield
-        return
-    before = control.setLogLevel(control.LOG_LEVEL_SILENT)
+    set_level = _log_level_setter()
+    before = set_level(LOG_LEVEL_SILENT)
     try:
         yield
     finally:
-        control.setLogLevel(before)
+        set_level(before)
+
+
+def _log_level_setter() -> Callable[[int], int]:
+    """OpenCV's function that sets its log level and returns the one before: builds have it in different places."""
+    cv2 = opencv()
+    for module in (cv2, getattr(getattr(cv2, "utils", None), "logging", None)):
+        if hasattr(module, "setLogLevel"):
+            return module.setLogLevel
+    return lambda level: level  # left out of some builds
 
 
 @dataclass(frozen=True)
