@@ -64,10 +64,9 @@ def quiet() -> Iterator[None]:
 def _log_level_setter() -> Callable[[int], int]:
     """OpenCV's function that sets its log level and returns the one before: builds have it in different places."""
     cv2 = opencv()
-    for module in (cv2, getattr(getattr(cv2, "utils", None), "logging", None)):
-        if hasattr(module, "setLogLevel"):
-            return module.setLogLevel
-    return lambda level: level  # left out of some builds
+    places: tuple[Any, ...] = (cv2, getattr(getattr(cv2, "utils", None), "logging", None))
+    setters = [place.setLogLevel for place in places if hasattr(place, "setLogLevel")]
+    return setters[0] if setters else lambda level: level  # left out of some builds
 
 
 @dataclass(frozen=True)
