@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from .._version import __version__
 from ..classifier import Classifier
-from . import metrics, oip, rest
+from . import metrics, oip, page, rest, trace
 from .envelope import Envelope
 from .errors import (
     ServiceError,
@@ -58,12 +59,13 @@ def create_app(models: Mapping[str, Classifier] | Settings | Hub, settings: Sett
         redoc_url=None,
     )
     app.state.hub = hub
+    app.state.tracing = asyncio.Lock()
     app.router.redirect_slashes = False
     app.add_middleware(Envelope, hub=hub)
     app.add_exception_handler(ServiceError, handle_service_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(RequestValidationError, handle_validation_error)
-    for part in (rest.router, oip.router, router):
+    for part in (page.router, rest.router, trace.router, oip.router, router):
         app.include_router(part)
     return app
 
@@ -80,7 +82,7 @@ async def ready(request: Request) -> Response:
     return await oip.ready(request)
 
 
-@router.get("/metrics", summary="Prometheus metrics", responses=errors(401))
+@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=errors(401))
 async def prometheus(request: Request) -> Response:
     """Counters with Triton's names, gauges of the queues, what computes each model."""
     lines = request.app.state.hub.metrics()

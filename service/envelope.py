@@ -16,6 +16,7 @@ from .errors import CLIENT_GONE, ServiceError, error_response
 from .hub import Hub
 from .limits import LimitedBody, Memory, Message, Receive, check_length
 from .logs import REQUEST_ID
+from .page import PAGE_PATHS
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("fracbnn_pynq.service.access")
@@ -25,7 +26,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 OPEN_PATHS = frozenset(
-    ("/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+    (*PAGE_PATHS, "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 )
 """What needs no token: it tells nothing, and load balancers and browsers cannot send one."""
 
