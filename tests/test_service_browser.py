@@ -1,0 +1,415 @@
+"""The web page in a real browser, as a person uses it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+pytest.importorskip("httpx")
+pytest.importorskip("selenium", reason="selenium is not installed")
+
+from fracbnn_pynq.service.settings import Settings
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
+from service_support import random_images, running, wrapped
+
+from fracbnn_pynq import Classifier
+from fracbnn_pynq.thermometer import levels
+
+CHROMIUM = shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
+if CHROMIUM is None or DRIVER is None:
+    pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)", allow_module_level=True)
+
+PATIENCE_S = 20
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1000,900",
+    "--use-fake-device-for-media-stream",
+]
+ALLOW_CAMERA = "--use-fake-ui-for-media-stream"
+TOKEN = "correct-horse"
+
+DISPATCH = """
+const [base64, name, type, event, property] = arguments;
+const bytes = Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+const carried = new DataTransfer();
+if (name) carried.items.add(new File([bytes], name, { type }));
+const made = event === "drop" ? new DragEvent(event, { dataTransfer: carried, bubbles: true, cancelable: true })
+  : new ClipboardEvent(event, { clipboardData: carried, bubbles: true, cancelable: true });
+document.body.dispatchEvent(made);
+return made.defaultPrevented;
+"""
+
+
+def start_browser(folder, *flags):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, *flags, f"--user-data-dir={folder}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    driver = start_browser(tmp_path_factory.mktemp("chromium"), ALLOW_CAMERA)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    with Classifier.load("cifar10", backend="cpu") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def server(classifier):
+    with running({"cifar10": classifier, "again": classifier}, Settings(max_body=1 << 20)) as server:
+        yield server
+
+
+class Person:
+    """What a person sees and does."""
+
+    def __init__(self, driver, url):
+        self.driver = driver
+        driver.get_log("browser")
+        driver.get(url)
+
+    def find(self, selector):
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector):
+        return self.find(selector).text
+
+    def until(self, condition, what):
+        WebDriverWait(self.driver, PATIENCE_S, 0.05).until(lambda _: condition(), what)
+
+    def until_text(self, selector, expected=""):
+        self.until(lambda: expected in self.text(selector) != "", f"{selector}: never read {expected!r}")
+        return self.text(selector)
+
+    def choose(self, path):
+        self.find("#file").send_keys(str(path))
+
+    def dispatch(self, event, data=b"", name="", kind=""):
+        return self.driver.execute_script(DISPATCH, base64.b64encode(data).decode(), name, kind, event)
+
+    def shares(self, bars="#bars"):
+        names = self.driver.find_elements(By.CSS_SELECTOR, f"{bars} .name")
+        shares = self.driver.find_elements(By.CSS_SELECTOR, f"{bars} .share")
+        return [(name.text, share.text) for name, share in zip(names, shares, strict=True)]
+
+    def tiles(self, selector):
+        lines = self.text(selector).splitlines()
+        return dict(zip(lines[::2], lines[1::2], strict=True))
+
+    def console(self):
+        log = self.driver.get_log("browser")
+        return [entry["message"] for entry in log if entry["level"] in ("WARNING", "SEVERE")]
+
+    def pixels(self, selector):
+        url = self.driver.execute_script("return document.querySelector(arguments[0]).toDataURL()", selector)
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA"))
+
+
+@pytest.fixture
+def person(browser, server):
+    return Person(browser, server.url)
+
+
+def png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_chosen_picture_is_shown_with_its_classes(person, classifier, cat):
+    person.choose(cat)
+    assert person.until_text("#label") == "cat"
+    top = classifier.classify(cat).top
+    assert person.shares() == [(label, f"{100 * share:.1f} %") for label, share in top]
+    assert person.find("#picture").size["width"] > 100
+    assert person.driver.execute_script("return document.getElementById('picture').naturalWidth") == 451
+    assert person.text("#caption") == "cat.jpg"
+    about = person.tiles("#about")
+    assert (about["Model"], about["Backend"], about["Arithmetic"]) == ("cifar10", "cpu", "faithful")
+    times = person.tiles("#timings")
+    assert list(times) == ["Decoding", "Queue", "Network", "Whole service", "Round trip"]
+    assert 0 < float(times["Network"].split()[0]) < float(times["Round trip"].split()[0])
+    assert person.find("#status").get_attribute("textContent") == f"cat, {100 * top[0][1]:.1f} %"
+    assert not person.find("#error").is_displayed()
+    assert person.console() == []
+
+
+def test_the_sample_works_with_the_keyboard_alone(person):
+    focused = []
+    for _ in range(4):
+        ActionChains(person.driver).send_keys(Keys.TAB).perform()
+        focused.append(person.driver.switch_to.active_element)
+    assert [element.get_attribute("id") for element in focused[1:]] == ["file", "sample", "webcam"]
+    sample = focused[2]
+    outline = "return getComputedStyle(arguments[0]).outlineStyle"
+    assert person.driver.execute_script(outline, sample) == "none"
+    ActionChains(person.driver).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).perform()
+    assert person.driver.execute_script(outline, sample) == "solid"
+    ActionChains(person.driver).send_keys(Keys.ENTER).perform()
+    assert person.until_text("#label") == "cat"
+    assert "Chelsea" in person.text("#caption")
+    assert person.console() == []
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_a_picture_can_be_dropped_and_pasted(person, cat, event):
+    prevented = person.dispatch(event, cat.read_bytes(), "photo.jpg", "image/jpeg")
+    assert prevented == (event == "drop")  # else the browser would leave the page for the file
+    assert person.until_text("#label") == "cat"
+    assert person.text("#caption") == "photo.jpg"
+
+
+def test_something_else_that_is_dropped_is_explained(person):
+    person.dispatch("drop")
+    assert "not a file" in person.until_text("#error")
+
+
+def test_a_file_that_is_no_picture_is_explained_and_the_next_picture_works(person, cat, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture at all")
+    person.choose(text)
+    assert "not a picture" in person.until_text("#error")
+    assert person.find("#error").get_attribute("role") == "alert"
+    assert not person.find("#result").is_displayed()
+    assert person.text("#caption") == "notes.txt: this browser cannot show it"
+    person.choose(cat)
+    assert person.until_text("#label") == "cat"
+    assert not person.find("#error").is_displayed()
+
+
+def test_a_picture_that_only_the_service_can_read_is_classified(person, cat, tmp_path):
+    path = tmp_path / "cat.tiff"
+    with Image.open(cat) as image:
+        image.resize((90, 60)).save(path)
+    person.choose(path)
+    person.until_text("#label")
+    assert "cannot show" in person.text("#caption")
+    assert not person.find("#error").is_displayed()
+
+
+def test_a_file_that_is_too_large_is_explained(person, tmp_path):
+    path = tmp_path / "large.jpg"
+    path.write_bytes(bytes((1 << 20) + 1))
+    person.choose(path)
+    assert "large" in person.until_text("#error")
+
+
+def test_another_model_can_be_chosen(person, cat):
+    person.choose(cat)
+    person.until_text("#label")
+    Select(person.find("#model")).select_by_visible_text("again")
+    person.until(lambda: person.tiles("#about")["Model"] == "again", "the other model never answered")
+
+
+def test_the_webcam_is_followed_until_it_is_stopped(person):
+    person.find("#webcam").click()
+    person.until(lambda: person.find("#rates").is_displayed() and float(person.text("#rate")) > 0, "no frames")
+    assert person.find("#video").is_displayed()
+    assert person.until_text("#label")
+    assert float(person.text("#latency").split()[0]) > 0
+    assert person.find("#webcam").get_attribute("aria-pressed") == "true"
+    person.until(lambda: person.find("#status").get_attribute("textContent"), "nothing was said")
+    person.find("#webcam").click()
+    assert person.text("#webcam") == "Start webcam"
+    assert not person.find("#video").is_displayed()
+    assert person.driver.execute_script("return document.getElementById('video').srcObject") is None
+    assert person.console() == []
+
+
+def test_frames_are_sent_one_at_a_time(person, classifier):
+    held = []
+
+    def before():
+        time.sleep(0.1)
+        held.append(server.hub.workers["cifar10"].admitted)
+
+    slow, _ = wrapped(classifier, before=before)
+    with running({"cifar10": slow}) as server:
+        other = Person(person.driver, server.url)
+        other.find("#webcam").click()
+        other.until(lambda: len(held) > 5, "too few frames")
+        other.find("#webcam").click()
+    assert set(held) == {1}
+
+
+def test_a_picture_ends_the_webcam(person, cat):
+    person.find("#webcam").click()
+    person.until(lambda: person.find("#rates").is_displayed(), "no webcam")
+    person.choose(cat)
+    person.until(lambda: person.text("#caption") == "cat.jpg" and person.text("#label") == "cat", "no cat")
+    assert not person.find("#rates").is_displayed()
+    assert not person.find("#video").is_displayed()
+
+
+def test_a_refused_camera_is_explained(server, tmp_path):
+    driver = start_browser(tmp_path / "profile", "--deny-permission-prompts")
+    try:
+        person = Person(driver, server.url)
+        person.find("#webcam").click()
+        assert "not allowed to use the camera" in person.until_text("#error")
+        assert person.text("#webcam") == "Start webcam"
+        assert person.find("#webcam").is_enabled()
+    finally:
+        driver.quit()
+
+
+def test_the_token_is_asked_for_and_sent(browser, classifier, cat):
+    with running({"cifar10": classifier}, Settings(token=TOKEN)) as server:
+        person = Person(browser, server.url)
+        person.until(lambda: person.find("#token-form").is_displayed(), "no token was asked for")
+        assert not person.find("#error").is_displayed()
+        person.choose(cat)
+        person.find("#token").send_keys("wrong-horse", Keys.ENTER)
+        assert "did not accept" in person.until_text("#error")
+        person.find("#token").send_keys(TOKEN, Keys.ENTER)
+        assert person.until_text("#label") == "cat"
+        assert not person.find("#token-form").is_displayed()
+        assert not person.find("#error").is_displayed()
+        person.driver.refresh()
+        person.find("#sample").click()
+        assert person.until_text("#label") == "cat"
+
+
+def test_a_service_that_has_gone_is_explained(browser, classifier, cat):
+    with running({"cifar10": classifier}) as server:
+        person = Person(browser, server.url)
+        person.until(lambda: person.find("#model").get_attribute("value") == "cifar10", "no model")
+    person.choose(cat)
+    assert "cannot be reached" in person.until_text("#error")
+
+
+def test_a_fault_of_the_engine_is_explained(browser, classifier, cat):
+    def before():
+        raise RuntimeError("burnt")
+
+    broken, _ = wrapped(classifier, before=before)
+    with running({"cifar10": broken}) as server:
+        person = Person(browser, server.url)
+        person.choose(cat)
+        assert "busy or recovering" in person.until_text("#error")
+
+
+def test_the_planes_are_those_the_network_reads(person, tmp_path):
+    (image,) = random_images(1, seed=5)
+    image[0, :, 0] = np.arange(32)  # with every tie between two levels of the lower half
+    path = tmp_path / "noise.png"
+    path.write_bytes(png(image))
+    person.choose(path)
+    person.until_text("#label")
+    person.find("#hood summary").click()
+    person.until(lambda: person.find("#planes").is_displayed() and len(person.pixels("#blue")) == 131, "no planes")
+    assert np.array_equal(person.pixels("#input")[..., :3], image)
+    for colour, name in enumerate(("red", "green", "blue")):
+        canvas = person.pixels(f"#{name}")
+        assert canvas.shape == (131, 263, 4)
+        for plane in range(32):
+            row, column = divmod(plane, 8)
+            tile = canvas[33 * row : 33 * row + 32, 33 * column : 33 * column + 32, colour]
+            assert np.array_equal(tile > 128, plane < levels(image[..., colour])), (name, plane)
+
+
+def test_the_gates_are_those_of_the_reference_engine(person, classifier, cat):
+    from fracbnn_pynq.backends.reference import ReferenceBackend
+    from fracbnn_pynq.pictures import load
+
+    person.find("#hood summary").click()
+    person.choose(cat)
+    person.until(lambda: len(person.shares("#gates-bars")) == 18, "no gates")
+    engine = ReferenceBackend(classifier.model, classifier.arithmetic)
+    _, layers = engine.logits(load(cat, classifier.network)[None], layers=True)
+    assert person.shares("#gates-bars") == [(at.name, f"{100 * at.gate_fraction:.1f} %") for at in layers[1:]]
+    # Another test's page may have left the service tracing: the first request is then refused and made again.
+    assert [message for message in person.console() if "503" not in message] == []
+    person.find("#webcam").click()
+    person.until(lambda: person.find("#rates").is_displayed(), "no webcam")
+    assert not person.find("#gates").is_displayed()
+    person.find("#webcam").click()
+
+
+def test_gates_are_asked_for_again_while_another_picture_is_traced(person, classifier, cat, monkeypatch):
+    from fracbnn_pynq.service import trace
+
+    compute = trace._gate_fractions
+    begun, go_on = threading.Event(), threading.Event()
+    traced = []
+
+    def slow(*arguments):
+        begun.set()
+        go_on.wait(PATIENCE_S)
+        traced.append(arguments[1])
+        return compute(*arguments)
+
+    monkeypatch.setattr(trace, "_gate_fractions", slow)
+    person.choose(cat.with_name("rocket.jpg"))
+    person.until_text("#label")
+    person.find("#hood summary").click()
+    assert begun.wait(PATIENCE_S)
+    person.choose(cat)
+    person.until_text("#label", "cat")
+    go_on.set()
+    person.until(lambda: len(person.shares("#gates-bars")) == 18, "no gates")
+    assert traced == [cat.with_name("rocket.jpg").read_bytes(), cat.read_bytes()]
+
+
+def test_a_picture_is_shrunk_as_the_service_does_it(person, classifier, tmp_path):
+    from fracbnn_pynq.pictures import prepare
+
+    large = np.random.default_rng(6).integers(0, 256, (75, 101, 3), dtype=np.uint8)
+    path = tmp_path / "large.png"
+    path.write_bytes(png(large))
+    person.choose(path)
+    person.until_text("#label")
+    person.find("#hood summary").click()
+    person.until(lambda: len(person.pixels("#input")) == 32, "no planes")
+    assert np.array_equal(person.pixels("#input")[..., :3], prepare(large, classifier.network))
+
+
+@pytest.mark.parametrize("width", [320, 375, 700, 1000])
+def test_nothing_is_wider_than_the_window(person, cat, width):
+    person.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        person.choose(cat)
+        person.until_text("#label")
+        person.find("#hood summary").click()
+        person.driver.execute_script("document.getElementById('token-form').hidden = false")
+        wide = person.driver.execute_script(
+            "return [...document.body.querySelectorAll('*')].filter((one) => !one.closest('.unseen') &&"
+            " (one.getBoundingClientRect().right > innerWidth || one.getBoundingClientRect().left < 0))"
+            ".map((one) => one.outerHTML)"
+        )
+        assert wide == []
+        assert person.driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [width] * 2
+    finally:
+        person.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

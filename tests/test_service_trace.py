@@ -1,0 +1,97 @@
+"""Gate fractions over HTTP."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+pytest.importorskip("httpx")
+
+from fracbnn_pynq.service import trace
+from fracbnn_pynq.service.settings import Settings
+from service_support import client_of
+
+from fracbnn_pynq import Classifier
+from fracbnn_pynq.backends.reference import ReferenceBackend
+from fracbnn_pynq.networks import IMAGENET
+from fracbnn_pynq.pictures import load
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    with Classifier.load("cifar10", backend="cpu") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def client(classifier):
+    with client_of({"cifar10": classifier}, Settings(max_pixels=1_000_000)) as client:
+        yield client
+
+
+def test_the_fractions_are_those_of_the_reference_engine(client, classifier, cat):
+    answer = client.post("/v1/trace", content=cat.read_bytes())
+    assert answer.status_code == 200
+    body = answer.json()
+    engine = ReferenceBackend(classifier.model, classifier.arithmetic)
+    _, layers = engine.logits(load(cat, classifier.network)[None], layers=True)
+    expected = [{"name": layer.name, "gate_fraction": layer.gate_fraction} for layer in layers[1:]]
+    assert body["layers"] == expected
+    assert len(expected) == 18
+    assert all(0 < layer["gate_fraction"] < 1 for layer in expected)
+    assert (body["model"], body["arithmetic"]) == ("cifar10", "faithful")
+    assert body["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("query", "content", "status"),
+    [("", b"no picture", 422), ("", b"", 400), ("?model=nothing", b"x", 404)],
+)
+def test_what_cannot_be_traced_is_refused_and_the_next_one_works(client, cat, query, content, status):
+    answer = client.post(f"/v1/trace{query}", content=content)
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"]
+    assert client.post("/v1/trace", content=cat.read_bytes()).status_code == 200
+
+
+def test_one_picture_is_traced_at_a_time(client, cat, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+    compute = trace._gate_fractions
+
+    def slow(*arguments):
+        begun.set()
+        assert go_on.wait(20)
+        return compute(*arguments)
+
+    monkeypatch.setattr(trace, "_gate_fractions", slow)
+    statuses = []
+    first = threading.Thread(
+        target=lambda: statuses.append(client.post("/v1/trace", content=cat.read_bytes()).status_code)
+    )
+    first.start()
+    try:
+        assert begun.wait(20)
+        second = client.post("/v1/trace", content=cat.read_bytes())
+        assert (second.status_code, second.headers["retry-after"]) == (503, "1")
+        assert client.post("/v1/classify", content=cat.read_bytes()).json()["label"] == "cat"
+    finally:
+        go_on.set()
+        first.join(20)
+    assert statuses == [200]
+
+
+def test_larger_networks_are_refused(classifier, cat, monkeypatch):
+    with client_of({"large": classifier}) as client:
+        monkeypatch.setattr(Classifier, "network", property(lambda _: IMAGENET))
+        answer = client.post("/v1/trace", content=cat.read_bytes())
+    assert answer.status_code == 422
+    assert "CIFAR-10" in answer.json()["error"]
+
+
+def test_it_is_described(client):
+    described = client.get("/openapi.json").json()["paths"]["/v1/trace"]["post"]
+    assert [parameter["name"] for parameter in described["parameters"]] == ["model"]
+    assert "gate_fraction" in str(described["responses"]["200"])
