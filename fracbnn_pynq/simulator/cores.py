@@ -177,6 +177,11 @@ class Core:
         self.control.abandon()
         self._runner.stop()
 
+    @property
+    def ended(self) -> bool:
+        """Whether a removed core's thread has ended, too."""
+        return self._runner.ended
+
     def close(self) -> None:
         """Remove the core and wait for its thread."""
         self.remove()

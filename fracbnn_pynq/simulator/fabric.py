@@ -55,7 +55,8 @@ class Fabric:
             core.remove()
         for line in self.uio.values():
             line.drive(False)
-        self._retired.extend(self.cores.values())
+        # Only those that close() must wait for: each holds the weights of its network.
+        self._retired = [core for core in (*self._retired, *self.cores.values()) if not core.ended]
         self.cores = {}
 
     def close(self) -> None:

@@ -98,6 +98,11 @@ class Runner:
         self._stopped.set()
         self._jobs.put(None)
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is no thread, or none any more."""
+        return self._thread is None or not self._thread.is_alive()
+
     def join(self) -> None:
         """Stop and wait until the thread has ended."""
         self.stop()
