@@ -13,10 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from fracbnn_pynq.board import layout
 from fracbnn_pynq.errors import AcceleratorError, PictureError
-from fracbnn_pynq.networks import CIFAR10, IMAGENET
+from fracbnn_pynq.networks import IMAGENET
 from fracbnn_pynq.thermometer import levels, planes
-
-CIFAR10_NAMES = [layer.name for layer in CIFAR10.layers]
 
 
 def word(table: np.ndarray, index: int) -> int:
@@ -27,23 +25,6 @@ def word(table: np.ndarray, index: int) -> int:
 def authors(shared: Path) -> dict[str, Any]:
     with np.load(shared / "golden" / "imagenet_authors_weights.npz") as data:
         return {name: data[name] for name in data.files}
-
-
-@pytest.fixture(scope="module")
-def buffers(authors: dict[str, Any]) -> layout.ImageNetBuffers:
-    return layout.ImageNetBuffers(
-        authors["packed.conv_weight_3x3_all_new"].reshape(-1, 64),
-        authors["packed.conv_weight_1x1_all_new"].reshape(-1, 64),
-        authors["packed.weights_all"].view("<i4").reshape(-1, 16),
-    )
-
-
-def blank_imagenet() -> layout.ImageNetWeights:
-    def bits(layer: Any) -> np.ndarray:
-        return np.zeros((layer.out_channels, layer.kernel, layer.kernel, layer.in_channels), np.uint8)
-
-    layers = {layer.name: (bits(layer), np.zeros((8, layer.out_channels))) for layer in IMAGENET.layers}
-    return layout.ImageNetWeights(bits(IMAGENET.stem), np.zeros((2, 32)), layers)
 
 
 # Sizes

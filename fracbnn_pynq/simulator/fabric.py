@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from ..modelfile import Model, load_model
+from ..modelfile import Model
+from ..models import find_model
 from ..networks import CIFAR10
 from .bus import Bus, RegisterModel
 from .compute import (
@@ -129,15 +129,5 @@ class Fabric:
         return core.control if "CTRL" in registers or not registers else core.arguments
 
     def _built_in(self, tag: BitstreamTag) -> Cifar10Network:
-        source = self._model or (lambda: load_named_model(tag.model or CIFAR10.name))
+        source = self._model or (lambda: find_model(tag.model or CIFAR10.name))
         return Cifar10Network(source, tag.arithmetic or CIFAR10_ARITHMETIC)
-
-
-def load_named_model(name: str) -> Model:
-    """The bundled model called ``name``, or the model file of that path; raises ModelError."""
-    path = Path(name)
-    if not path.suffix:
-        package, checkout = Path(__file__).resolve().parents[1:3]
-        places = [folder / "weights" / f"{name}.safetensors" for folder in (package, checkout)]
-        path = next((place for place in places if place.is_file()), places[0])
-    return load_model(path)

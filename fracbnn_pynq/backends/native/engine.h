@@ -16,17 +16,7 @@
 #define FB_MAP int32_t
 #define FB_T(name) fb_wide_##name
 
-static inline uint32_t fb_wide_pack16(const int32_t *value, struct fb_steps steps)
-{
-    uint32_t high = 0, low = 0;
-    FB_EACH(i)
-    {
-        int activation = (value[i] >= steps.one) + (value[i] >= steps.two) + (value[i] >= steps.three);
-        high |= (uint32_t)(activation >> 1) << i;
-        low |= (uint32_t)(activation & 1) << i;
-    }
-    return high << 16 | low;
-}
+FB_DEFINE_PACK16(fb_wide_pack16, int32_t)
 
 #include "network.h"
 

@@ -6,17 +6,7 @@
 
 #include <stddef.h>
 
-static inline uint32_t fb_narrow_pack16(const int16_t *value, struct fb_steps steps)
-{
-    uint32_t high = 0, low = 0;
-    FB_EACH(i)
-    {
-        int activation = (value[i] >= steps.one) + (value[i] >= steps.two) + (value[i] >= steps.three);
-        high |= (uint32_t)(activation >> 1) << i;
-        low |= (uint32_t)(activation & 1) << i;
-    }
-    return high << 16 | low;
-}
+FB_DEFINE_PACK16(fb_narrow_pack16, int16_t)
 
 enum { FB_PATCH_WORDS = 9 * 1024 / 64 }; /* bits under a 3x3 kernel of 1024 channels */
 
