@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 Images = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 
-_FIRST_RETRY_S = 0.5
-_LONGEST_RETRY_S = 30.0
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 5.0
 
 
 @dataclass(eq=False)
@@ -49,8 +49,10 @@ class Worker:
     ``capacity``: requests admitted at once. ``micro_batch``: pictures of different requests computed together; 1 keeps
     requests apart, so that a fault concerns one of them. ``batch_wait``: seconds to wait for more of them.
 
-    A fault of the engine fails the requests it was computing; then the engine is reloaded if it can be. Until that
-    has succeeded (it is tried again and again) nothing is admitted and :attr:`ready` is false.
+    A fault of the engine fails the requests it was computing; then the engine is reloaded if it can be, at once. Until
+    that has succeeded nothing is admitted and :attr:`ready` is false; requests admitted before wait for this first
+    reload. Where it fails they fail too, and it is tried again after 0.25, 0.5, 1, 2, 4 and then every 5 seconds. A
+    fault before the reloaded engine has computed anything counts as a failed reload: the pauses go on growing.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class Worker:
         self._queue: deque[Job] = deque()
         self._wake = threading.Condition()
         self._state = "not started"
-        self._retry_s = _FIRST_RETRY_S
+        self._reloads_tried = 0
+        """Since the engine last computed something."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -126,7 +129,7 @@ class Worker:
         """Put a job with its pictures into the queue; from any thread."""
         job.queued = time.perf_counter()
         with self._wake:
-            if self._state == "ready":
+            if self._state == "ready" or (self._state == "recovering" and not self._reloads_tried):
                 self._queue.append(job)
                 self._wake.notify()
                 return
@@ -140,7 +143,7 @@ class Worker:
         while self._state != "stopped":
             if self._state == "recovering":
                 with self._wake:
-                    self._wake.wait_for(lambda: self._state == "stopped", self._retry_s)
+                    self._wake.wait_for(lambda: self._state == "stopped", self._pause())
                 self._reload()
             elif batch := self._take():
                 self._execute(batch)
@@ -184,12 +187,11 @@ class Worker:
             log.error("model %s: the engine failed: %s", self.name, error, exc_info=True)
             self.counters.add(faults=1)
             # Before the answer, so that whoever gets it finds the model recovering.
-            recovering = self._begin_recovery()
+            self._begin_recovery()
             self._deliver(batch, unavailable(f"the {self.classifier.backend} engine failed: {error}: try again"))
-            if recovering:
-                self._reload()
             return
         end = time.perf_counter()
+        self._reloads_tried = 0
         self.counters.add(executions=1, pictures=len(images))
         first = 0
         results = []
@@ -199,19 +201,27 @@ class Worker:
             first += len(job.images)
         self._call(_set_results, batch, results)
 
-    def _begin_recovery(self) -> bool:
-        """Whether the engine can be reloaded; if so, nothing is admitted until it has been."""
+    def _begin_recovery(self) -> None:
+        """Admit nothing until the engine has been reloaded, if it can be."""
         if getattr(self.classifier.engine, "reload", None) is None:
-            return False
+            return
         with self._wake:
             if self._state != "ready":
-                return False
+                return
             self._state = "recovering"
+        if self._reloads_tried:
+            self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        with self._wake:
             waiting = list(self._queue)
             self._queue.clear()
-        self._retry_s = _FIRST_RETRY_S
         self._deliver(waiting, unavailable(f"model {self.name} is recovering: try again"))
-        return True
+
+    def _pause(self) -> float:
+        """Seconds before the next reload."""
+        doublings = min(self._reloads_tried - 1, 30)
+        return min(_FIRST_PAUSE_S * 2**doublings, _LONGEST_PAUSE_S) if self._reloads_tried else 0.0
 
     def _reload(self) -> None:
         if self._state != "recovering":
@@ -220,13 +230,17 @@ class Worker:
         try:
             reload()
         except Exception as error:  # as above
-            self._retry_s = min(2 * self._retry_s, _LONGEST_RETRY_S)
+            self._reloads_tried += 1
+            self._refuse_waiting()
             self.counters.add(failed_reloads=1)
-            log.error("model %s: reloading failed, next try in %.1f s: %s", self.name, self._retry_s, error)  # noqa: TRY400
+            first = self._reloads_tried == 1  # of the same failure one traceback is enough
+            message = "model %s: reloading failed, next try in %.2f s: %s: %s"
+            log.error(message, self.name, self._pause(), type(error).__name__, error, exc_info=first)  # noqa: TRY400
             return
         self.counters.add(reloads=1)
         log.warning("model %s: the engine was reloaded after a fault", self.name)
         with self._wake:
+            self._reloads_tried += 1
             if self._state == "recovering":
                 self._state = "ready"
 

@@ -278,6 +278,16 @@ def test_a_clock_that_cannot_be_set(make):
     assert make.opened[0].dram.buffers == ()
 
 
+def test_a_reload_that_failed_can_be_repeated(make):
+    accelerator, board = make("clock-stuck@2:375", "clock-stuck@3:375")
+    for _ in range(2):
+        with pytest.raises(OverlayError, match="expected at most 250 MHz"):
+            accelerator.reload()
+    accelerator.reload()
+    assert board.fabric_mhz == pytest.approx(250)
+    assert correct(accelerator)
+
+
 def test_the_design_clock_may_be_given(make):
     accelerator, _ = make(design_mhz=200.0)
     assert accelerator.clock_mhz == pytest.approx(187.5, rel=1e-3)

@@ -70,3 +70,19 @@ def test_answers_are_right_or_honest_whatever_the_board_does(board):
         assert metric(client, "fracbnn_engine_faults") == failed
         assert metric(client, "fracbnn_engine_reloads") == failed
     assert 1 <= failed <= 3
+
+
+def test_a_reload_that_fails_is_repeated_soon(board):
+    with Classifier.load("cifar10", backend="cpu", arithmetic="cifar10-2020") as reference:
+        expected = reference.logits(random_images(1)).ravel().tolist()
+    classifier = board("overlay-replaced@1,clock-stuck@2,clock-stuck@3")
+    with client_of({"cifar10": classifier}) as client:
+        client.post(INFER, json=infer_body(random_images(1)))
+        assert client.post(INFER, json=infer_body(random_images(1))).status_code == 503
+        start = time.monotonic()
+        ready(client)
+        assert time.monotonic() - start < 5
+        assert metric(client, "fracbnn_engine_reloads_failed") == 2
+        assert metric(client, "fracbnn_engine_reloads") == 1
+        answer = client.post(INFER, json=infer_body(random_images(1)))
+        assert answer.json()["outputs"][0]["data"] == expected

@@ -163,7 +163,7 @@ def test_a_fault_fails_one_request_and_the_engine_is_reloaded(classifier):
 
 def test_while_reloading_fails_the_model_is_not_ready(classifier):
     model, engine = wrapped(classifier, ReloadableEngine, before=Failing(1), name="overlay")
-    engine.reload_failures = 1
+    engine.reload_failures = 2
     with client_of({"cifar10": model}) as client:
         assert client.post(INFER, json=BODY).status_code == 503
         for path in ("/health/ready", "/v2/health/ready", "/v2/models/cifar10/ready"):
@@ -177,7 +177,62 @@ def test_while_reloading_fails_the_model_is_not_ready(classifier):
         assert client.get("/v2/health/live").status_code == 200
         until(lambda: client.get("/health/ready").status_code == 200)
         assert client.post(INFER, json=BODY).status_code == 200
-        assert metric(client, "fracbnn_engine_reloads_failed") == 1
+        assert metric(client, "fracbnn_engine_reloads_failed") == 2
+
+
+class FailingGate(Gate):
+    """Fails the first call once it is opened."""
+
+    def __call__(self):
+        first = not self.reached.is_set()
+        super().__call__()
+        if first:
+            raise AcceleratorError("the core did not finish")
+
+
+@pytest.mark.parametrize("reload_failures", [0, 1])
+def test_what_waits_is_computed_after_a_reload_unless_that_fails(classifier, reload_failures):
+    gate = FailingGate()
+    model, engine = wrapped(classifier, ReloadableEngine, before=gate, name="overlay")
+    engine.reload_failures = reload_failures
+    with client_of({"cifar10": model}) as client, ThreadPoolExecutor(4) as pool:
+        try:
+            first = pool.submit(client.post, INFER, json=BODY)
+            assert gate.reached.wait(5)
+            waiting = [pool.submit(client.post, INFER, json=infer_body(random_images(1, seed=i))) for i in range(3)]
+            until(lambda: len(client.server.hub.workers["cifar10"]._queue) == 3)
+        finally:
+            gate.opened.set()
+        assert first.result().status_code == 503
+        for i, answer in enumerate(waiting):
+            if reload_failures:
+                assert answer.result().status_code == 503
+                assert "recovering" in answer.result().json()["error"]
+            else:
+                expected = classifier.logits(random_images(1, seed=i)).ravel().tolist()
+                assert answer.result().json()["outputs"][0]["data"] == expected
+
+
+class RecordingEngine(ReloadableEngine):
+    """Records the pause before each reload."""
+
+    def reload(self):
+        self.pauses.append(self.worker._pause())
+
+
+def test_the_pauses_between_reloads_grow_until_something_is_computed(classifier):
+    calls = Failing(1, 2, 3, 5)
+    model, engine = wrapped(classifier, RecordingEngine, before=calls, name="overlay")
+    with client_of({"cifar10": model}) as client:
+        engine.worker, engine.pauses = client.server.hub.workers["cifar10"], []
+        for _ in range(5):
+            client.post(INFER, json=BODY)
+            until(lambda: client.get("/health/ready").status_code == 200)
+        assert calls.count == 5
+    assert engine.pauses == [0, 0.25, 0.5, 0]
+    for tried, expected in [(0, 0), (1, 0.25), (2, 0.5), (3, 1), (4, 2), (5, 4), (6, 5), (7, 5), (100_000, 5)]:
+        engine.worker._reloads_tried = tried
+        assert engine.worker._pause() == expected
 
 
 def test_an_engine_that_cannot_be_reloaded_stays_ready(classifier):

@@ -395,6 +395,22 @@ def test_fault_clock_stuck_cannot(install, load, pynq):
     assert round(pynq.Clocks.fclk0_mhz) == 500
 
 
+def test_a_clock_is_stuck_until_the_next_download(install, load, pynq):
+    install(faults=["clock-stuck"])
+    overlay = load()
+    overlay.download()
+    pynq.Clocks.fclk0_mhz = 250
+    assert round(pynq.Clocks.fclk0_mhz) == 250
+    assert np.array_equal(Driver(overlay).classify(), EXPECTED)
+
+
+def test_fault_clock_stuck_at_every_download(install, load, pynq):
+    install(faults=["clock-stuck@*"])
+    load().download()
+    pynq.Clocks.fclk0_mhz = 250
+    assert round(pynq.Clocks.fclk0_mhz) == 375
+
+
 def test_fault_overlay_replaced(install, load):
     install(faults=["overlay-replaced"])
     overlay = load()

@@ -30,7 +30,8 @@ from .waiting import INTERRUPT_PAYS_S, InterruptWaiter, PollingWaiter, Waiter
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 1.0
+"""Some fifty times a run of the slower core; the sooner a hung core is noticed, the sooner it is loaded again."""
 _CLOSING_S = 0.5
 
 F32 = npt.NDArray[np.float32]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BackendError
 from .faults import Fault, FaultKind, FaultPlan
 from .handoff import write_overlay
+from .leftovers import remove_leftovers
 from .memory import BusError
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def install(
     ``faults``: see :mod:`.faults`; those of the environment variable ``FRACBNN_FAULTS`` are added. ``options``:
     ``cma_base`` and ``cma_size`` of the contiguous memory, and what :class:`.fabric.Fabric` takes.
 
+    Folders of overlays that killed processes have left behind are removed (:mod:`.leftovers`).
+
     ``close()`` of the device, or leaving its ``with`` block, undoes it. Raises
     :class:`~fracbnn_pynq.errors.BackendError` where pynq is not installed or an option is unknown.
     """
@@ -57,6 +60,7 @@ def install(
         plan=plan, timed=latency == "published", strict_cache=strict_cache, model=model, **options
     )
     pynqapi.activate(board)
+    remove_leftovers()
     return board
 
 

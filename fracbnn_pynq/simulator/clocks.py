@@ -58,9 +58,13 @@ class Clocks:
     def force(self, mhz: float, *, locked: bool = False) -> None:
         """Set fabric clock 0 to the frequency nearest ``mhz`` MHz behind pynq's back.
 
-        ``locked``: later writes to its control register have no effect.
+        ``locked``: later writes to its control register have no effect, until :meth:`release`.
         """
-        self._crl.locked.discard(_PL0)
+        self.release()
         self._crl.write(_PL0, _divided(max(1, min(63, round(1500 / mhz)))))
         if locked:
             self._crl.locked.add(_PL0)
+
+    def release(self) -> None:
+        """Let fabric clock 0 be set again."""
+        self._crl.locked.discard(_PL0)

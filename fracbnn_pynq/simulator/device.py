@@ -22,6 +22,7 @@ from .cores import Core, Surroundings
 from .fabric import Fabric
 from .faults import Fault, FaultKind, FaultPlan
 from .handoff import PART, read_bit
+from .leftovers import FileLock
 from .memory import CMA_BASE, CMA_SIZE, Dram, DramBuffer
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class SimulatedDevice(Device):  # type: ignore[misc]  # pynq has no type informa
         self.dram = Dram(cma_base=cma_base, cma_size=cma_size, strict_cache=strict_cache)
         self.clocks = Clocks(self.bus)
         self.downloads = 0
+        self._loaded = FileLock()
         board = Surroundings(self.dram, self.clocks.fabric_hz, timed, self.plan, self._show)
         self._fabric = Fabric(self.bus, board, **contents)
         self._uio = pynqapi.UioDevices(self._fabric.uio)
@@ -135,13 +137,16 @@ class SimulatedDevice(Device):  # type: ignore[misc]  # pynq has no type informa
         fails (inferred from the kernel's interface, not seen on a board).
         """
         parser = parser or self.parser
-        data = Path(bitstream.bitfile_name).read_bytes()
+        path = Path(bitstream.bitfile_name)
+        data = path.read_bytes()
         bit2bin(data)  # pynq's own check of the file's form
         file = read_bit(data)
         if file.part.split("-")[:2] != self.part.split("-")[:2]:
             message = f"bitstream for {file.part}, device is {self.part}"
             raise OSError(errno.EINVAL, message, "/sys/class/fpga_manager/fpga0/firmware")
+        self._loaded.take(path)
         faults = self.plan.next("download")
+        self.clocks.release()  # a clock that was stuck after the last download was so because of that one
         self._fabric.configure(parser.ip_dict, parser.interrupt_pins, parser.interrupt_controllers, file.tag)
         self._uio.install()
         for kind in (FaultKind.WRONG_CLOCK, FaultKind.CLOCK_STUCK):
@@ -174,6 +179,7 @@ class SimulatedDevice(Device):  # type: ignore[misc]  # pynq has no type informa
     def close(self) -> None:
         """Stop all threads and stop being pynq's active device. Idempotent; buffers may still be freed afterwards."""
         self._fabric.close()
+        self._loaded.release()
         self._uio.remove()
         pynqapi.deactivate(self)
 

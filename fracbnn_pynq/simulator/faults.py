@@ -41,7 +41,7 @@ class FaultKind(str, Enum):
     WRONG_CLOCK = "wrong-clock"
     """Download: fabric clock 0 comes out at ``value`` MHz (default 375); setting it again helps."""
     CLOCK_STUCK = "clock-stuck"
-    """Download: as ``wrong-clock``, and setting it again has no effect."""
+    """Download: as ``wrong-clock``, and setting it again has no effect before the next download."""
     WRONG_PART = "wrong-part"
     """No occasion: the board carries another device, an xczu5eg, and refuses bitstreams for the Ultra96-V2's."""
 
