@@ -13,7 +13,7 @@ import pytest
 from fracbnn_pynq.backends import cpu
 from fracbnn_pynq.backends.cpu import CpuBackend
 from fracbnn_pynq.backends.reference import ReferenceBackend
-from fracbnn_pynq.importers.archives import import_npz
+from fracbnn_pynq.importers.archives import import_archive
 from fracbnn_pynq.modelfile import Model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
 from fracbnn_pynq.pictures import load
@@ -77,7 +77,7 @@ def test_release_weights_in_both_forms(
             kept = {name: archive[name] for name in archive.files if name not in convolutions}
         source = tmp_path / "packed.npz"
         np.savez(source, **kept)
-    model = import_npz(source, CIFAR10, {}, None)
+    model = import_archive(source, CIFAR10, {}, None)
     logits = CpuBackend(model, "cifar10-2021").logits(cifar10_golden["images"])
     assert np.array_equal(logits, cifar10_golden["cifar10-2021"])
 
@@ -120,7 +120,7 @@ def test_imagenet_reference_with_and_without_the_overlap(shared: Path, imagenet_
 def test_imagenet_sample_image(shared: Path) -> None:
     """The picture that comes with the authors' deployment files, given as thermometer words."""
     golden = np.load(shared / "golden" / "imagenet_authors_weights.npz")
-    model = import_npz(shared / "golden" / "imagenet_authors_weights.npz", IMAGENET, {}, None)
+    model = import_archive(shared / "golden" / "imagenet_authors_weights.npz", IMAGENET, {}, None)
     words = golden["sample.image_thermo"]
     lit = ((words[..., None] >> np.arange(32, dtype=np.uint32)) & 1).sum(axis=-1).astype(np.uint8)
     backend = CpuBackend(model, "imagenet-2021")

@@ -50,10 +50,9 @@ def _read(sources: Sequence[Path], network: Network, given: dict[str, Any], clas
 
         return import_host_files(sources, given)
     if len(sources) == 1 and endings <= {".npz", ".pt", ".pth"}:
-        from .archives import import_npz, import_state_dict  # noqa: PLC0415
+        from .archives import import_archive  # noqa: PLC0415
 
-        read = import_npz if endings == {".npz"} else import_state_dict
-        return read(sources[0], network, given, classes)
+        return import_archive(sources[0], network, given, classes)
     raise SourceError(
         "expected the two .h files of the authors' CIFAR-10 release, the five .bin files of their ImageNet release "
         f"(with --network imagenet), or one .npz, .pt or .pth; found {', '.join(p.name for p in sources)} "

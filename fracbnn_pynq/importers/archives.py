@@ -22,16 +22,34 @@ MAX_ARCHIVE_SIZE = 256 << 20
 PACKED_CIFAR10 = "packed.conv_weight_all"
 
 
-def import_npz(path: Path, network: Network, provenance: dict[str, Any], classes: tuple[str, ...] | None) -> Model:
-    """A model from named arrays in an ``.npz``; packed CIFAR-10 convolutions are used where float ones are absent."""
+def import_archive(path: Path, network: Network, provenance: dict[str, Any], classes: tuple[str, ...] | None) -> Model:
+    """A model from the parameters that :func:`read_parameters` finds."""
+    arrays = read_parameters(path, network)
+    try:
+        return build_model(network, arrays, classes or default_classes(network), provenance)
+    except SourceError as error:
+        raise SourceError(f"{path}: {error}") from None
+
+
+def read_parameters(path: Path, network: Network) -> dict[str, npt.NDArray[Any]]:
+    """Named arrays of an ``.npz`` or of a PyTorch file; packed CIFAR-10 convolutions where float ones are absent."""
+    arrays = _npz_arrays(path) if path.suffix.lower() == ".npz" else _state_dict_arrays(path)
+    try:
+        if network is CIFAR10 and "conv1.weight" not in arrays and PACKED_CIFAR10 in arrays:
+            arrays.update(convolutions(arrays[PACKED_CIFAR10]))
+    except SourceError as error:
+        raise SourceError(f"{path}: {error}") from None
+    return arrays
+
+
+def _npz_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     data = read_source(path, MAX_ARCHIVE_SIZE)
     try:
-        arrays = _read_npz(data)
+        return _read_npz(data)
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from None
     except Exception as error:  # a damaged archive makes its readers raise anything
         raise SourceError(f"{path}: expected a NumPy .npz of plain arrays, found something else ({error})") from None
-    return _build(path, network, arrays, provenance, classes)
 
 
 def _read_npz(data: bytes) -> dict[str, npt.NDArray[Any]]:
@@ -60,10 +78,8 @@ def _read_npy(name: str, data: bytes) -> npt.NDArray[Any]:
     return np.ndarray(shape, dtype, data, stream.tell(), order="F" if fortran else "C")
 
 
-def import_state_dict(
-    path: Path, network: Network, provenance: dict[str, Any], classes: tuple[str, ...] | None
-) -> Model:
-    """A model from a PyTorch checkpoint: a state_dict, or a mapping with one under ``state_dict`` or ``model``.
+def _state_dict_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of a PyTorch file: a state_dict, or a mapping with one under ``state_dict`` or ``model``.
 
     Needs PyTorch (``pip install torch``); reads tensors only (``weights_only``).
     """
@@ -91,19 +107,4 @@ def import_state_dict(
             arrays[str(name).removeprefix("module.")] = exact.numpy()
         except (TypeError, ValueError, RuntimeError) as error:  # sparse, quantised or empty of data
             raise SourceError(f"{path}: parameter {name!r}: expected a plain tensor ({error})") from None
-    return _build(path, network, arrays, provenance, classes)
-
-
-def _build(
-    path: Path,
-    network: Network,
-    arrays: dict[str, npt.NDArray[Any]],
-    provenance: dict[str, Any],
-    classes: tuple[str, ...] | None,
-) -> Model:
-    try:
-        if network is CIFAR10 and "conv1.weight" not in arrays and PACKED_CIFAR10 in arrays:
-            arrays.update(convolutions(arrays[PACKED_CIFAR10]))
-        return build_model(network, arrays, classes or default_classes(network), provenance)
-    except SourceError as error:
-        raise SourceError(f"{path}: {error}") from None
+    return arrays
