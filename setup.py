@@ -27,6 +27,7 @@ setup(
                     "module",
                     "dispatch",
                     "workspace",
+                    "area",
                     "portable",
                     "x86_popcnt",
                     "x86_avx2",

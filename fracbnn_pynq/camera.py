@@ -90,6 +90,9 @@ class Camera:
     (pixels), ``fps`` (frames/s) and ``fourcc`` (such as ``MJPG``, which many USB cameras need for their highest rates)
     are asked of a camera, which may choose others.
 
+    With ``wait`` the source is opened by the iteration, and a camera or stream that is not there is waited for like one
+    that has disappeared; until it has been opened, :attr:`fps` is an assumption.
+
     Raises :class:`CameraError`, or :class:`~fracbnn_pynq.errors.PictureError` for a file that is no video.
     """
 
@@ -102,9 +105,11 @@ class Camera:
         fps: float | None = None,
         fourcc: str | None = None,
         fast: bool = False,
+        wait: bool = False,
     ) -> None:
         text = os.fspath(source) if not isinstance(source, int) else str(source)
-        self.name = text if not text.isdecimal() else f"camera {text}"
+        # Of a URL the name leaves out user and password: it is logged, and shown to viewers.
+        self.name = f"camera {text}" if text.isdecimal() else re.sub(r"(?<=://)[^/?#]*@", "", text)
         self._target: int | str = int(text) if text.isdecimal() else text
         self._is_url = re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
         self._is_device = isinstance(self._target, int) or text.startswith("/dev/")
@@ -114,14 +119,18 @@ class Camera:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._capture: Any = None
+        self._opens_late = wait
         self.fast = fast
+        self.fps = ASSUMED_FPS
+        self.live = not self._is_file
+        self.lost = False
         self.outages = 0
         self._check_request()
-        self._capture = self._open()
-        if self._capture is None:
+        opencv()
+        if not wait:
+            self._open_first()
+        elif self._is_file and not self._exists():
             raise self._failure()
-        self.fps = self._plausible_fps()
-        self.live = not self._is_file and not (self._is_url and self._property("FRAME_COUNT") > 0)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -130,6 +139,8 @@ class Camera:
 
     def __iter__(self) -> Iterator[Frame]:
         try:
+            if self._opens_late:
+                self._open_first()
             yield from self._live_frames() if self.live else self._recorded_frames()
         finally:
             self._release()
@@ -176,17 +187,20 @@ class Camera:
             if image is None:
                 if lost is None:
                     lost = now
+                    self.lost = True
                     self.outages += 1
-                    logger.warning("%s: no more frames; trying to open it again until it is back", self.name)
+                    which = "more frames" if index else "frames"
+                    logger.warning("%s: no %s; trying to open it until they come", self.name, which)
                 self._release()
                 if self._stopping.wait(retry):
                     return
                 retry = min(2 * retry, LONGEST_RETRY_S)
-                self._capture = self._open()
+                self._reopen()
                 continue
             if lost is not None:
                 logger.warning("%s: back after %.1f s", self.name, now - lost)
                 lost, retry = None, FIRST_RETRY_S
+                self.lost = False
             begin = begin or now
             yield Frame(image, index, now - begin)
             index += 1
@@ -208,10 +222,24 @@ class Camera:
                 self._capture.release()
                 self._capture = None
 
+    def _open_first(self) -> None:
+        self._reopen()
+        if self._capture is None and not (self._opens_late and self.live):
+            raise self._failure()
+        self.live = not self._is_file and not (self._is_url and self._property("FRAME_COUNT") > 0)
+
+    def _reopen(self) -> None:
+        self._capture = self._open()
+        if self._capture is not None:
+            self.fps = self._plausible_fps()
+
+    def _exists(self) -> bool:
+        return Path(str(self._target)).exists()
+
     def _open(self) -> Any:
         """An opened cv2.VideoCapture, or None."""
         library = opencv()
-        if isinstance(self._target, str) and not self._is_url and not Path(self._target).exists():
+        if isinstance(self._target, str) and not self._is_url and not self._exists():
             return None  # OpenCV would complain on stderr at every try
         with quiet():
             capture = library.VideoCapture(*self._arguments())
@@ -246,7 +274,7 @@ class Camera:
         if not self._is_file:
             hint = "is the address right?" if self._is_url else "is it plugged in, and may this user read it?"
             return CameraError(f"{self.name}: expected a source of frames, found none that OpenCV can open: {hint}")
-        found = "a file that OpenCV cannot open" if Path(str(self._target)).exists() else "no file of this name"
+        found = "a file that OpenCV cannot open" if self._exists() else "no file of this name"
         return PictureError(f"{self.name}: expected a camera's number, a URL or a video file, found {found}")
 
     def _property(self, key: str) -> float:

@@ -159,12 +159,13 @@ class Classifier:
         """The ``top`` labels with probabilities for each row of ``logits`` [N, classes]; equal ones in class order."""
         if top < 1:
             raise ValueError(f"top: expected at least 1, found {top}")
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-        best = np.take_along_axis(softmax(logits), order, axis=1)
-        return [
-            [(self.labels[index], float(value)) for index, value in zip(indices, values, strict=True)]
-            for indices, values in zip(order, best, strict=True)
-        ]
+        labels = self.labels
+        ranked = []
+        # Lists, as for the few numbers of one picture NumPy takes longer, and its sorting gives up the GIL.
+        for values, shares in zip(logits.tolist(), softmax(logits).tolist(), strict=True):
+            order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+            ranked.append([(labels[index], shares[index]) for index in order[:top]])
+        return ranked
 
     def stream(self, frames: Iterable[Frame], top: int = 5, *, bgr: bool = False) -> Iterator[tuple[Frame, Prediction]]:
         """Classify frames as they come: an iterator of (frame, prediction), in order.

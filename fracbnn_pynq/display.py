@@ -18,6 +18,7 @@ LONGEST_GAP_S = 2.0
 """A recording shows the last frame again while none comes, up to this long; longer gaps are cut out."""
 
 LINES_PER_HEIGHT = 16
+JPEG_QUALITY = 80
 _STOP_KEYS = {27, ord("q")}
 
 
@@ -36,6 +37,21 @@ def with_text(image: Image, lines: Sequence[str]) -> Image:
         at = (height // 4, number * height - height // 5)
         library.putText(marked, text, at, font, scale, (255, 255, 255), thickness, library.LINE_AA)
     return marked
+
+
+def overlay_lines(top: Sequence[tuple[str, float]], rate: float, latency_ms: float) -> list[str]:
+    """The text for a frame: its labels with their probabilities, and how fast it goes."""
+    return [*(f"{label} {share:.1%}" for label, share in top), f"{rate:.1f} frames/s, {latency_ms:.1f} ms"]
+
+
+def as_jpeg(image: Image, quality: int = JPEG_QUALITY) -> bytes:
+    """``image`` as a JPEG file; ``quality`` 0..100. Raises CameraError."""
+    library = opencv()
+    good, data = library.imencode(".jpg", image, [library.IMWRITE_JPEG_QUALITY, quality])
+    if not good:
+        raise CameraError(f"expected to encode a frame as JPEG, but OpenCV cannot: its shape is {image.shape}")
+    encoded: bytes = data.tobytes()
+    return encoded
 
 
 class Window:

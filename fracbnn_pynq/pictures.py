@@ -29,6 +29,11 @@ from PIL import Image, UnidentifiedImageError
 from .errors import PictureError
 from .networks import Network
 
+try:
+    from .backends import _native
+except ImportError:  # installed without a C compiler
+    _native = None  # type: ignore[assignment]
+
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Picture: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any]
 """A path, an encoded picture in memory, a binary file object, a Pillow image or an array."""
@@ -44,8 +49,6 @@ SHORTER_SIDE = {"imagenet": 256}
 """Networks whose pictures are resized to this shorter side, then cropped; the others' are averaged over areas."""
 
 _WIDEST_ASPECT = 32
-_AT_ONCE_UP_TO = 384
-"""Pixels along an edge; from there on summing one area after the other is faster."""
 _ORIENTATION_TAG = 0x0112
 _ARRAY_FORMS = "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -357,13 +360,26 @@ def _shorter_side_crop(picture: Pixels, shorter: int, size: int) -> Pixels:
 
 
 def _area_mean(square: Pixels, size: int) -> Pixels:
-    """uint8 [L, L, 3] with L >= size averaged to [size, size, 3], in integers.
-
-    In units of 1/size pixel a pixel of the result is L long and one of the source ``size``.
-    """
+    """uint8 [L, L, 3] with L >= size averaged to [size, size, 3], in integers; in C where the native kernels are."""
+    if _native is None:
+        return _area_mean_reference(square, size)
     edge = square.shape[0]
-    add = _area_sums_at_once if edge <= _AT_ONCE_UP_TO else _area_sums
-    sums = add(add(square, size).swapaxes(0, 1), size).swapaxes(0, 1)
+    if square.strides[1:] != (3, 1):
+        square = np.ascontiguousarray(square)
+    result = np.empty((size, size, 3), np.uint8)
+    _native.area_mean(_address(square), square.strides[0], edge, size, _address(result))
+    return result
+
+
+def _address(array: Pixels) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _area_mean_reference(square: Pixels, size: int) -> Pixels:
+    """As :func:`_area_mean`. In units of 1/size pixel, a pixel of the result is L long and a source pixel ``size``."""
+    edge = square.shape[0]
+    sums = _area_sums(_area_sums(square, size).swapaxes(0, 1), size).swapaxes(0, 1)
     sums += edge * edge // 2
     sums //= edge * edge
     return np.ascontiguousarray(sums, dtype=np.uint8)
@@ -383,19 +399,6 @@ def _area_sums(rows: npt.NDArray[Any], size: int) -> npt.NDArray[np.int64]:
         if tail:
             sums[i] += tail * rows[last].astype(np.int64)
     return sums
-
-
-def _area_sums_at_once(rows: npt.NDArray[Any], size: int) -> npt.NDArray[np.int32]:
-    """As :func:`_area_sums`, in few calls, which is faster for few rows: int32, enough for ``_AT_ONCE_UP_TO``."""
-    length = rows.shape[0]
-    flat = np.ascontiguousarray(rows).reshape(length, -1)
-    first, head = np.divmod(np.arange(size) * length, size)
-    sums: npt.NDArray[np.int32] = np.add.reduceat(flat, first, axis=0, dtype=np.int32)
-    sums *= size
-    shares = flat[first] * head.astype(np.int32)[:, None]
-    sums -= shares
-    sums[:-1] += shares[1:]  # a stretch ends inside the row in which the next one begins
-    return sums.reshape(size, *rows.shape[1:])
 
 
 # --- files -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from .._version import __version__
 from ..classifier import Classifier
-from . import metrics, oip, page, rest, trace
+from . import metrics, oip, page, rest, stream, trace
 from .envelope import Envelope
 from .errors import (
     ServiceError,
@@ -22,10 +23,26 @@ from .errors import (
     handle_validation_error,
 )
 from .hub import Hub
+from .limits import Memory
 from .schemas import errors
 from .settings import Settings
+from .shortcuts import answer_directly, shortcut
 
 router = APIRouter(tags=["operation"])
+
+
+class Application(FastAPI):
+    """FastAPI, except for the few addresses that :mod:`.shortcuts` knows."""
+
+    direct: Envelope
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request (ASGI)."""
+        if shortcut(scope) is None:
+            await super().__call__(scope, receive, send)
+        else:
+            scope["app"] = self
+            await self.direct(scope, receive, send)
 
 
 def create_app(models: Mapping[str, Classifier] | Settings | Hub, settings: Settings | None = None) -> FastAPI:
@@ -34,7 +51,8 @@ def create_app(models: Mapping[str, Classifier] | Settings | Hub, settings: Sett
     Classifiers that are given stay open at the end and must be used by nothing else meanwhile; ``settings`` then has
     the limits. Those that settings name are loaded now and closed at the end, so that such an application runs once.
 
-    Raises :class:`~fracbnn_pynq.errors.ModelError` or :class:`~fracbnn_pynq.errors.BackendError`.
+    Raises :class:`~fracbnn_pynq.errors.ModelError`, :class:`~fracbnn_pynq.errors.BackendError`, or what the camera that
+    settings name raises: :class:`~fracbnn_pynq.errors.CameraError`, :class:`~fracbnn_pynq.errors.PictureError`.
     """
     if isinstance(models, Hub):
         hub = models
@@ -49,9 +67,9 @@ def create_app(models: Mapping[str, Classifier] | Settings | Hub, settings: Sett
         try:
             yield
         finally:
-            hub.stop()
+            await hub.stop()
 
-    app = FastAPI(
+    app = Application(
         title="fracbnn",
         version=__version__,
         description="Image classification with FracBNN binary neural networks.",
@@ -61,11 +79,13 @@ def create_app(models: Mapping[str, Classifier] | Settings | Hub, settings: Sett
     app.state.hub = hub
     app.state.tracing = asyncio.Lock()
     app.router.redirect_slashes = False
-    app.add_middleware(Envelope, hub=hub)
+    memory = Memory(hub.settings.max_held)
+    app.add_middleware(Envelope, hub=hub, memory=memory)
+    app.direct = Envelope(answer_directly, hub, memory)
     app.add_exception_handler(ServiceError, handle_service_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(RequestValidationError, handle_validation_error)
-    for part in (page.router, rest.router, trace.router, oip.router, router):
+    for part in (page.router, rest.router, trace.router, stream.router, oip.router, router):
         app.include_router(part)
     return app
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import logging
-import os
+import random
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-from .errors import CLIENT_GONE, ServiceError, error_response
+from .errors import CLIENT_GONE, ServiceError, error_response, refuse_websocket
 from .hub import Hub
 from .limits import LimitedBody, Memory, Message, Receive, check_length
 from .logs import REQUEST_ID
@@ -31,25 +32,27 @@ OPEN_PATHS = frozenset(
 """What needs no token: it tells nothing, and load balancers and browsers cannot send one."""
 
 _ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
-_POLICY_VIOLATION = 1008
+TOKEN_PROTOCOL = "fracbnn.token."  # noqa: S105 - no token, but what stands before one
+"""A WebSocket subprotocol that begins like this goes on with the token in base64url: browsers can send that, and no
+headers. Unlike an address it is in nobody's log or history."""
 
 
 class Envelope:
-    """ASGI middleware; ``hub`` is what the application serves."""
+    """ASGI middleware; ``hub`` is what the application serves, ``memory`` what all requests together may hold."""
 
-    def __init__(self, app: App, hub: Hub) -> None:
+    def __init__(self, app: App, hub: Hub, memory: Memory) -> None:
         self._app = app
         self._hub = hub
-        self._memory = Memory(hub.settings.max_held)
+        self._memory = memory
         token = hub.settings.token
         self._authorization = None if token is None else b"bearer " + token.encode("ascii")
+        self._protocol = None if token is None else token_protocol(token).encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await _Exchange(scope, receive, send).run(self._app, self._hub, self._memory, self._allows(scope))
         elif scope["type"] == "websocket" and not self._allows(scope):
-            await receive()
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            await refuse_websocket(_unauthorized(), scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -57,7 +60,10 @@ class Envelope:
         if self._authorization is None or scope["path"] in OPEN_PATHS:
             return True
         scheme, _, token = (_header(scope, b"authorization") or b"").partition(b" ")
-        return hmac.compare_digest(scheme.lower() + b" " + token.strip(), self._authorization)
+        if hmac.compare_digest(scheme.lower() + b" " + token.strip(), self._authorization):
+            return True
+        given = [name.encode("utf-8", "replace") for name in scope.get("subprotocols") or ()]
+        return any(hmac.compare_digest(name, self._protocol or b"") for name in given)
 
 
 class _Exchange:
@@ -65,7 +71,7 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = _header(scope, b"x-request-id")
-        self._id = given.decode("ascii") if given and _ID.fullmatch(given) else os.urandom(12).hex()
+        self._id = given.decode("ascii") if given and _ID.fullmatch(given) else _new_id()
         self._scope = scope
         self._receive = receive
         self._to_client = send
@@ -94,11 +100,7 @@ class _Exchange:
 
     def _check(self, hub: Hub, allowed: bool) -> None:
         if not allowed:
-            raise ServiceError(
-                401,
-                "expected 'Authorization: Bearer' with this service's token",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            raise _unauthorized()
         length = _header(self._scope, b"content-length")
         if length is not None and length.isdigit():
             check_length(int(length[:20]), hub.settings.max_body)
@@ -124,6 +126,22 @@ class _Exchange:
             if client:
                 fields["client"] = client[0]
             access.info("%s %r %d %.1f ms", method, path, self._status, elapsed, extra={"fields": fields})
+
+
+def _new_id() -> str:
+    # It need not be a secret, and os.urandom gives up the GIL, which takes a busy event loop long to get back.
+    return f"{random.getrandbits(96):024x}"
+
+
+def token_protocol(token: str) -> str:
+    """The WebSocket subprotocol that stands for a token."""
+    return TOKEN_PROTOCOL + base64.urlsafe_b64encode(token.encode("ascii")).decode("ascii").rstrip("=")
+
+
+def _unauthorized() -> ServiceError:
+    return ServiceError(
+        401, "expected 'Authorization: Bearer' with this service's token", headers={"WWW-Authenticate": "Bearer"}
+    )
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:

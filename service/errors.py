@@ -12,8 +12,11 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 RETRY_AFTER = {"Retry-After": "1"}
+_POLICY_VIOLATION = 1008
 CLIENT_GONE = 499
 """Status in logs and counters of a request whose client went away; nobody receives it."""
+
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class ServiceError(Exception):
@@ -43,9 +46,21 @@ def too_large(message: str, *, close: bool = False) -> ServiceError:
     return ServiceError(413, message, headers={"Connection": "close"} if close else None)
 
 
+async def refuse_websocket(error: ServiceError, scope: Any, receive: Any, send: Any) -> None:
+    """Refuse a WebSocket's handshake; a server that cannot send the reason sends a bare 403."""
+    await receive()
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        answer = error_response(error)
+        start = {"type": "websocket.http.response.start", "status": error.status, "headers": answer.raw_headers}
+        await send(start)
+        await send({"type": "websocket.http.response.body", "body": answer.body})
+    else:
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+
+
 def as_json(content: Any) -> bytes:
     """Compact UTF-8 JSON."""
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    return _JSON.encode(content).encode("utf-8", "backslashreplace")
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..board.power import PowerMeter
 from ..classifier import Classifier
 from .decoders import Decoders
-from .errors import CLIENT_GONE, ServiceError, unavailable
-from .metrics import HttpCounters, family, model_families
+from .errors import ServiceError, unavailable
+from .live import LiveCamera
+from .metrics import HttpCounters, family, model_families, power_families
+from .patience import Patience, Receive
 from .settings import Settings, served_models
 from .worker import Images, Job, Logits, Worker
 
@@ -22,12 +25,10 @@ log = logging.getLogger(__name__)
 VERSION = "1"
 """The one version of every model."""
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Prepare = Callable[[], tuple[Images, Any]]
 """Makes a request's pictures, uint8 [n, S, S, 3], and whatever its answer needs; runs in a decoder thread."""
 
-_UNWATCHED_S = 0.05
-"""A request answered this soon needs nobody to watch whether its client is still there."""
+_POWER_INTERVAL_S = 1.0
 _LARGE_ANSWER = 10_000
 """Logits from which on an answer is formatted outside the event loop."""
 
@@ -42,9 +43,11 @@ class Outcome:
 
 
 class Hub:
-    """Models by name, ready to classify. Between :meth:`start` and :meth:`stop`, which belong to one event loop.
+    """Models by name, ready to classify, and the camera if there is one. Between :meth:`start` and :meth:`stop`, which
+    belong to one event loop.
 
-    ``owns``: close the classifiers at the end.
+    ``owns``: close the classifiers at the end. Raises :class:`~fracbnn_pynq.errors.CameraError` or
+    :class:`~fracbnn_pynq.errors.PictureError` for a camera that can never be opened.
     """
 
     def __init__(self, classifiers: Mapping[str, Classifier], settings: Settings, *, owns: bool = False) -> None:
@@ -52,6 +55,8 @@ class Hub:
         self.http = HttpCounters()
         self.draining = False
         self.workers = {name: _worker(name, classifier, settings) for name, classifier in classifiers.items()}
+        self.camera = LiveCamera(self) if settings.camera is not None else None
+        self._power = PowerMeter(interval=_POWER_INTERVAL_S)
         self._owns = owns
         self._decoders: Decoders | None = None
 
@@ -59,7 +64,8 @@ class Hub:
     def load(cls, settings: Settings) -> Hub:
         """Load the models that ``settings`` name.
 
-        Raises :class:`~fracbnn_pynq.errors.ModelError` or :class:`~fracbnn_pynq.errors.BackendError`.
+        Raises :class:`~fracbnn_pynq.errors.ModelError`, :class:`~fracbnn_pynq.errors.BackendError`, and what the camera
+        raises.
         """
         classifiers: dict[str, Classifier] = {}
         try:
@@ -71,11 +77,11 @@ class Hub:
                     arithmetic=settings.arithmetic,
                     threads=settings.threads,
                 )
+            return cls(classifiers, settings, owns=True)
         except BaseException:
             for classifier in classifiers.values():
                 classifier.close()
             raise
-        return cls(classifiers, settings, owns=True)
 
     @property
     def ready(self) -> bool:
@@ -97,10 +103,16 @@ class Hub:
         self._decoders = Decoders(self.settings.decoders)
         for worker in self.workers.values():
             worker.start(loop)
+        self._power.start()
+        if self.camera is not None:
+            self.camera.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End the threads, within the grace of the settings, and close the classifiers if they are owned."""
         self.draining = True
+        if self.camera is not None:
+            await self.camera.stop(self.settings.grace)
+        self._power.stop()
         for worker in self.workers.values():
             worker.stop(self.settings.grace, close=self._owns)
         if self._decoders is not None:
@@ -119,15 +131,17 @@ class Hub:
         worker.admit()
         now = time.perf_counter()
         job = Job(asyncio.get_running_loop().create_future(), now + self.settings.deadline, admitted=now)
+        patience = Patience(worker, job, receive, self.settings.deadline)
         try:
             decoders.submit(_prepare, worker, job, prepare)
-            logits = await self._wait(worker, job, receive)
+            logits = await job.future
         except BaseException:
             worker.counters.add(failure=1)
             raise
         finally:
             job.dropped = True
             worker.release()
+            await patience.end()
         return Outcome(logits, job.context, _timings(job))
 
     async def answer(self, outcome: Outcome, build: Callable[[], Any]) -> Any:
@@ -167,29 +181,11 @@ class Hub:
             yield from family(name, "gauge", meaning, samples)
         about = [({"model": name, **describe(worker.classifier)}, 1.0) for name, worker in workers.items()]
         yield from family("fracbnn_backend_info", "gauge", "1, with what computes the model as labels", about)
+        yield from power_families(self._power)
+        if self.camera is not None:
+            yield from self.camera.metrics()
         statuses = [({"status": str(status)}, float(n)) for status, n in sorted(self.http.by_status.items())]
         yield from family("fracbnn_http_responses", "counter", "Answers by status", statuses)
-
-    async def _wait(self, worker: Worker, job: Job, receive: Receive) -> Logits:
-        await asyncio.wait({job.future}, timeout=min(_UNWATCHED_S, self.settings.deadline))
-        if not job.future.done():
-            watch: asyncio.Future[None] = asyncio.ensure_future(_until_gone(receive))
-            try:
-                left = max(0.0, job.deadline - time.perf_counter())
-                both: tuple[asyncio.Future[Any], ...] = (job.future, watch)
-                await asyncio.wait(both, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                gone = watch.done() and not job.future.done()
-            finally:
-                watch.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watch
-            if gone:
-                worker.counters.add(dropped=1)
-                raise ServiceError(CLIENT_GONE, "the client has gone")
-        if not job.future.done():
-            worker.counters.add(late=1)
-            raise unavailable(f"no answer within the deadline of {self.settings.deadline:g} s: try again")
-        return job.future.result()
 
 
 def describe(classifier: Classifier) -> dict[str, str]:
@@ -244,8 +240,3 @@ def _timings(job: Job) -> dict[str, float]:
         "queue": (job.started - job.queued) * 1e3,
         "infer": (job.ended - job.started) * 1e3,
     }
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from starlette.requests import ClientDisconnect
 
 from .errors import ServiceError, too_large, unavailable
 from .settings import Settings
@@ -36,6 +37,7 @@ class LimitedBody:
         self._memory = memory
         self._size = 0
         self._end: float | None = None
+        self._expired = False
         self._whole = False
 
     async def __call__(self) -> Message:
@@ -59,15 +61,38 @@ class LimitedBody:
         self._size = 0
 
     async def _next(self) -> Message:
-        now = time.monotonic()
+        loop = asyncio.get_running_loop()
         if self._end is None:
-            self._end = now + self._timeout
+            self._end = loop.time() + self._timeout
+        # asyncio.wait_for costs a task for each message, and nearly all of them are there already.
+        timer = loop.call_at(self._end, self._expire, asyncio.current_task())
         try:
-            return await asyncio.wait_for(self._receive(), max(0.0, self._end - now))
-        except asyncio.TimeoutError:
+            return await self._receive()
+        except asyncio.CancelledError:
+            if not self._expired:
+                raise
             raise ServiceError(
                 408, f"the body was not here after {self._timeout:g} s", headers={"Connection": "close"}
             ) from None
+        finally:
+            timer.cancel()
+
+    def _expire(self, reader: asyncio.Task[Any] | None) -> None:
+        self._expired = True
+        if reader is not None:
+            reader.cancel()
+
+
+async def read_body(receive: Receive) -> bytes:
+    """A request's whole body; raises ``ClientDisconnect`` where it does not come to its end."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def check_length(length: int, limit: int) -> None:

@@ -14,6 +14,7 @@ from ..errors import PictureError
 from ..networks import Network
 from ..pictures import Pixels, load
 from .errors import ServiceError, too_large
+from .limits import read_body
 
 FORM = "multipart/form-data"
 RAW_TYPES = ("image/", "application/octet-stream")
@@ -48,9 +49,9 @@ async def read_uploads(request: Request, limit: int) -> list[Upload]:
     check_not_compressed(request)
     kind = media_type(request)
     if kind == FORM:
-        uploads = parse_form(await request.body(), request.headers["content-type"])
+        uploads = parse_form(await read_body(request.receive), request.headers["content-type"])
     elif not kind or kind.startswith(RAW_TYPES):
-        uploads = [Upload("", await request.body())]
+        uploads = [Upload("", await read_body(request.receive))]
     else:
         raise ServiceError(415, f"Content-Type: expected image/*, application/octet-stream or {FORM}, found {kind!r}")
     if not uploads or not any(upload.data for upload in uploads):

@@ -10,6 +10,8 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from ..board.power import PowerMeter
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MODEL_COUNTERS = {
@@ -76,6 +78,14 @@ def model_families(counters: Mapping[str, ModelCounters], version: str) -> Itera
     for key, (name, meaning) in MODEL_COUNTERS.items():
         samples = [({"model": model, "version": version}, values[model][key]) for model in values]
         yield from family(name, "counter", meaning, samples)
+
+
+def power_families(meter: PowerMeter) -> Iterator[str]:
+    """The lines of power and energy; none where nothing has been measured."""
+    joules, watts = meter.joules, meter.latest_watts
+    if joules is not None and watts is not None:
+        yield from family("fracbnn_energy_joules", "counter", f"Energy used by {meter.covers}", [({}, joules)])
+        yield from family("fracbnn_power_watts", "gauge", f"Power taken by {meter.covers}", [({}, watts)])
 
 
 def _escape(text: str) -> str:

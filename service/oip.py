@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from .errors import ServiceError, json_response, unavailable
 from .hub import VERSION, Hub
+from .limits import read_body
 from .media import check_not_compressed, media_type
 from .oip_binary import HEADER
 from .oip_reply import model_metadata, reply, server_metadata
@@ -88,7 +89,7 @@ async def infer(request: Request, name: str, version: str = VERSION) -> Response
     header = request.headers.get(HEADER)
     if header is None and media_type(request) not in _TYPES:
         raise ServiceError(415, f"Content-Type: expected application/json, found {media_type(request)!r}")
-    body = await request.body()
+    body = await read_body(request.receive)
     network, settings = worker.classifier.network, hub.settings
 
     def prepare() -> tuple[Images, InferRequest]:

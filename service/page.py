@@ -1,6 +1,6 @@
-"""The web page at ``/``: a picture or the webcam in a browser, labels beside it.
+"""The web pages: at ``/`` a picture or the browser's webcam, at ``/camera`` the service's own camera; labels beside it.
 
-Its files are in ``page/`` and are served as they are; they name nothing outside the service.
+Their files are in ``page/`` and are served as they are; they name nothing outside the service.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ from importlib import resources
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.exceptions import HTTPException
 
-PAGE_PATHS = ("/", "/page/page.css", "/page/page.js", "/page/planes.js", "/page/service.js", "/page/cat.jpg")
-"""What the page consists of. None of it is secret, and a browser sends no token for it."""
+from .stream import camera_of
+
+SCRIPTS = ("camera", "gates", "page", "planes", "service", "view", "webcam")
+PAGE_PATHS = ("/", "/camera", "/page/page.css", *(f"/page/{name}.js" for name in SCRIPTS), "/page/cat.jpg")
+"""What the pages consist of. None of it is secret, and a browser sends no token for it."""
 
 SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; media-src blob:; "
@@ -34,8 +38,15 @@ class _Asset:
 
 @router.get("/")
 async def index(request: Request) -> Response:
-    """The page."""
+    """The first page."""
     return _answer(request, "fracbnn_pynq.service", "page/index.html", "text/html; charset=utf-8")
+
+
+@router.get("/camera")
+async def camera(request: Request) -> Response:
+    """The page of the service's own camera; 404 where it has none."""
+    camera_of(request.app.state.hub)
+    return _answer(request, "fracbnn_pynq.service", "page/camera.html", "text/html; charset=utf-8")
 
 
 @router.get("/page/page.css")
@@ -44,13 +55,12 @@ async def style(request: Request) -> Response:
     return _answer(request, "fracbnn_pynq.service", "page/page.css", "text/css; charset=utf-8")
 
 
-@router.get("/page/page.js")
-@router.get("/page/planes.js")
-@router.get("/page/service.js")
-async def script(request: Request) -> Response:
+@router.get("/page/{name}.js")
+async def script(request: Request, name: str) -> Response:
     """Its behaviour, in modules."""
-    name = request.url.path.rpartition("/")[2]
-    return _answer(request, "fracbnn_pynq.service", f"page/{name}", "text/javascript; charset=utf-8")
+    if name not in SCRIPTS:
+        raise HTTPException(404)
+    return _answer(request, "fracbnn_pynq.service", f"page/{name}.js", "text/javascript; charset=utf-8")
 
 
 @router.get("/page/cat.jpg")
@@ -81,4 +91,4 @@ def _answer(request: Request, package: str, path: str, media_type: str) -> Respo
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if asset.tag in known or "*" in known:
         return Response(status_code=304, headers=headers)
-    return Response(asset.content, headers=headers, media_type=asset.media_type)
+    return Response(asset.content, headers={**headers, "Content-Type": asset.media_type})

@@ -7,7 +7,7 @@ from typing import Any
 _MEANINGS = {
     400: "The request is malformed",
     401: "The bearer token is missing or wrong",
-    404: "There is no such model",
+    404: "There is no such model or camera",
     408: "The body came too slowly",
     413: "The body, a picture or the batch is too large",
     415: "This type of body is not understood",
@@ -31,6 +31,7 @@ def json_body(schema: dict[str, Any], description: str) -> dict[str, Any]:
 
 STRING = {"type": "string"}
 NUMBER = {"type": "number"}
+INTEGER = {"type": "integer"}
 BINARY = {"type": "string", "format": "binary"}
 ERROR = _object({"error": STRING})
 
@@ -55,6 +56,12 @@ BATCH_ANSWER = json_body(
 )
 _BATCH_RESULT = BATCH_ANSWER["content"]["application/json"]["schema"]["properties"]["results"]["items"]
 _BATCH_RESULT["oneOf"][1] = _object({"file": STRING, "error": STRING})
+
+_CAMERA = {"source": STRING, "model": STRING, "state": STRING, "message": STRING}
+CAMERA_ANSWER = json_body(
+    _object({"configured": {"type": "boolean"}}, **_CAMERA, viewers=INTEGER, most_viewers=INTEGER), "The camera"
+)
+MJPEG_ANSWER = {"description": "JPEG files until either side ends it", "content": {"multipart/x-mixed-replace": {}}}
 
 CLASSIFY_QUERY = [
     {

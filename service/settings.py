@@ -33,6 +33,11 @@ class Settings:
     turns false, and the end of accepting connections; ``grace``: seconds that requests in flight then have.
     ``token``: what clients must send as ``Authorization: Bearer``.
 
+    ``camera``: the camera, video or URL that ``/camera`` shows, as for :class:`fracbnn_pynq.camera.Camera`;
+    ``camera_width``, ``camera_height``, ``camera_fps``, ``camera_fourcc``: what is asked of it. ``camera_always``: keep
+    it open without viewers; else it is closed ``camera_linger`` seconds after the last one left. ``viewers``: how many
+    may watch at once.
+
     Raises :class:`~fracbnn_pynq.errors.BackendError` for values out of range.
     """
 
@@ -53,15 +58,23 @@ class Settings:
     drain: float = 0.0
     grace: float = 10.0
     token: str | None = None
+    camera: str | None = None
+    camera_width: int | None = None
+    camera_height: int | None = None
+    camera_fps: float | None = None
+    camera_fourcc: str | None = None
+    camera_always: bool = False
+    camera_linger: float = 5.0
+    viewers: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("queue", "max_body", "max_pixels", "max_batch", "micro_batch", "decoders"):
+        for name in ("queue", "max_body", "max_pixels", "max_batch", "micro_batch", "decoders", "viewers"):
             if getattr(self, name) < 1:
                 raise BackendError(f"{name}: expected at least 1, found {getattr(self, name)}")
         for name in ("deadline", "body_timeout", "grace"):
             if not getattr(self, name) > 0:
                 raise BackendError(f"{name}: expected more than 0 seconds, found {getattr(self, name)}")
-        for name in ("batch_wait", "drain"):
+        for name in ("batch_wait", "drain", "camera_linger"):
             if not getattr(self, name) >= 0:
                 raise BackendError(f"{name}: expected at least 0 seconds, found {getattr(self, name)}")
 
@@ -86,7 +99,8 @@ class Settings:
             try:
                 values[name] = kind(text)
             except ValueError:
-                raise BackendError(f"{PREFIX}{name.upper()}: expected a number, found {text!r}") from None
+                wanted = "0 or 1" if kind is _yes_or_no else "a number"
+                raise BackendError(f"{PREFIX}{name.upper()}: expected {wanted}, found {text!r}") from None
         if models := given.get(PREFIX + "MODELS", ""):
             values["models"] = tuple(name.strip() for name in models.split(",") if name.strip())
         if path := given.get(PREFIX + "TOKEN_FILE", ""):
@@ -94,14 +108,20 @@ class Settings:
         return cls(**values)  # type: ignore[arg-type]
 
 
+def _yes_or_no(text: str) -> bool:
+    return bool(("0", "1").index(text))
+
+
 def _megabytes(text: str) -> int:
     return int(float(text) * MEBIBYTE)
 
 
 _FROM_TEXT: dict[str, Callable[[str], object]] = {
-    **dict.fromkeys(("backend", "board", "arithmetic"), str),
-    **dict.fromkeys(("threads", "queue", "max_pixels", "max_batch", "micro_batch", "decoders"), int),
-    **dict.fromkeys(("deadline", "batch_wait", "body_timeout", "drain", "grace"), float),
+    **dict.fromkeys(("backend", "board", "arithmetic", "camera", "camera_fourcc"), str),
+    **dict.fromkeys(("threads", "queue", "max_pixels", "max_batch", "micro_batch", "decoders", "viewers"), int),
+    **dict.fromkeys(("camera_width", "camera_height"), int),
+    **dict.fromkeys(("deadline", "batch_wait", "body_timeout", "drain", "grace", "camera_fps", "camera_linger"), float),
+    "camera_always": _yes_or_no,
     "max_body": _megabytes,
 }
 

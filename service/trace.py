@@ -51,7 +51,7 @@ async def trace(request: Request) -> Response:
     hub: Hub = request.app.state.hub
     worker = hub.worker(request.query_params.get("model"))
     classifier = worker.classifier
-    if classifier.network is not CIFAR10:
+    if classifier.network.name != CIFAR10.name:
         raise ServiceError(422, f"model: expected one for CIFAR-10, as others take too long; found {worker.name!r}")
     (upload,) = await read_uploads(request, 1)
     busy: asyncio.Lock = request.app.state.tracing

@@ -180,8 +180,8 @@ class Worker:
 
     def _execute(self, batch: list[Job]) -> None:
         start = time.perf_counter()
-        images = batch[0].images if len(batch) == 1 else np.concatenate([job.images for job in batch])
         try:
+            images = batch[0].images if len(batch) == 1 else np.concatenate([job.images for job in batch])
             logits = self.classifier.logits(images)
         except Exception as error:  # whatever an engine raises, the service stays
             log.error("model %s: the engine failed: %s", self.name, error, exc_info=True)

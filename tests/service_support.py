@@ -16,9 +16,9 @@ from fracbnn_pynq.classifier import Classifier
 
 
 @contextlib.contextmanager
-def running(models, settings=None):
+def running(models, settings=None, port=0):
     """Serve until the block ends; gives the server, with its ``url``."""
-    server = Server(create_app(models, settings), port=0, log_level="error")
+    server = Server(create_app(models, settings), port=port, log_level="error")
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

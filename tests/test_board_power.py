@@ -117,6 +117,45 @@ def test_a_sensor_that_hangs_does_not_stop_the_run(monkeypatch, caplog):
     assert "does not answer" in caplog.text
 
 
+def test_a_reading_that_hung_changes_nothing_when_it_comes_back(monkeypatch):
+    monkeypatch.setattr(power, "_JOIN_S", 0.02)
+    hanging = SimpleNamespace(power=Sensor(1.0), voltage=None, current=None)
+    with PowerMeter({"VSYS": hanging}, interval=0.001) as meter:
+        thread = meter._thread
+        hanging.power._delay = 0.2
+        time.sleep(0.02)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert meter.joules is None
+
+
+def test_inside_the_block_the_energy_grows_and_the_memory_does_not():
+    with PowerMeter({"VSYS": rail(lambda n: 5.0 if n % 3 else 0.5)}, interval=0.001) as meter:
+        assert meter.joules is not None
+        sizes, joules = [], []
+        for _ in range(20):
+            time.sleep(0.01)
+            joules.append(meter.joules)
+            sizes.append(sum(len(value) for value in vars(meter).values() if hasattr(value, "__len__")))
+            assert meter.latest_watts in (0.5, 5.0)
+    assert joules == sorted(joules)
+    assert 0 < joules[0] < joules[-1] <= meter.joules
+    assert len(set(sizes)) == 1
+    assert meter._readings.count > 20
+
+
+def test_trapezoids_are_those_between_readings(monkeypatch):
+    clock, watts = iter(range(99)), [2.0, 4.0, 1.0, 7.0, 7.0]
+    monkeypatch.setattr(power.time, "perf_counter", lambda: float(next(clock)) ** 2)
+    meter = PowerMeter({"VSYS": rail(1.0)})
+    for value in watts:
+        meter._note(value)
+    times = [at**2 for at in range(len(watts))]
+    area = sum((times[i + 1] - times[i]) * (watts[i] + watts[i + 1]) / 2 for i in range(len(watts) - 1))
+    assert meter._readings.area == area
+    assert meter.watts == area / times[-1]
+
+
 def test_an_error_inside_the_block_passes_through_and_the_thread_ends():
     meter = PowerMeter({"VSYS": rail(1.0)}, interval=0.001)
     with pytest.raises(KeyError), meter:

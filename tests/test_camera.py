@@ -188,6 +188,12 @@ def test_no_camera_is_an_error(paper):
         Camera("/dev/no-such-video")
 
 
+def test_a_password_is_in_no_message(paper):
+    with pytest.raises(CameraError, match="rtsp://host:554/a@b: ") as caught:
+        Camera("rtsp://user:pass@word@host:554/a@b")
+    assert "pass" not in str(caught.value)
+
+
 def test_opencv_itself_is_silent_where_there_is_no_camera_and_then_as_before(cv2, capfd):
     set_level = camera._log_level_setter()
     before = set_level(3)
@@ -252,6 +258,33 @@ def test_a_camera_that_disappears_is_opened_again_and_both_are_said_once(cv2, pa
     messages = [record.message.split(" after")[0].split(";")[0] for record in caplog.records]
     assert messages == ["camera 0: no more frames", "camera 0: back"] * 2
     assert all(capture.released for capture in opened)
+
+
+def test_a_camera_that_is_not_there_yet_is_waited_for(paper, caplog):
+    waiting, opened = paper
+    waiting += [PaperCapture(None), PaperCapture(None), PaperCapture([grey(8)])]
+    with caplog.at_level(logging.WARNING), Camera(0, wait=True) as source:
+        assert (source.live, source.lost, opened) == (True, False, [])
+        frames = iter(source)
+        assert values([next(frames)]) == [1]
+        assert (len(opened), source.outages, source.lost) == (3, 1, False)
+        source.stop()
+        assert list(frames) == []
+    messages = [record.message.split(" after")[0].split(";")[0] for record in caplog.records]
+    assert messages == ["camera 0: no frames", "camera 0: back"]
+
+
+def test_only_a_live_source_is_waited_for(cv2, tmp_path, video):
+    with pytest.raises(PictureError, match="no file of this name"):
+        Camera(tmp_path / "no-such.mp4", wait=True)
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(PictureError, match="cannot open"):
+        list(Camera(tmp_path / "empty.mp4", wait=True))
+    with pytest.raises(CameraError, match="of a camera only"):
+        Camera(video, wait=True, width=640)
+    with Camera(video, wait=True, fast=True) as source:
+        assert values(source) == list(range(20))
+        assert source.fps == 30
 
 
 def test_opening_again_is_tried_less_and_less_often(paper, monkeypatch):

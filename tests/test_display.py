@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from fracbnn_pynq.display import CODECS, LONGEST_GAP_S, Recorder, Window, with_text
+from fracbnn_pynq.display import CODECS, LONGEST_GAP_S, Recorder, Window, as_jpeg, overlay_lines, with_text
 from fracbnn_pynq.errors import CameraError
 
 cv2 = pytest.importorskip("cv2")
@@ -165,3 +165,22 @@ def test_without_a_screen_the_error_says_so(monkeypatch):
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(CameraError, match="neither DISPLAY nor WAYLAND_DISPLAY"):
         Window("title")
+
+
+# --- for people far away -----------------------------------------------------------------------------------------
+
+
+def test_a_frame_as_jpeg_is_nearly_the_frame():
+    image = np.dstack([np.tile(np.arange(64, dtype=np.uint8), (48, 1))] * 3)
+    data = as_jpeg(image)
+    assert data.startswith(b"\xff\xd8")
+    assert np.abs(cv2.imdecode(np.frombuffer(data, np.uint8), 1).astype(int) - image).max() <= 4
+    assert len(as_jpeg(image, 10)) < len(data)
+
+
+def test_the_text_has_labels_and_speed():
+    assert overlay_lines([("cat", 0.9751), ("dog", 0.02)], 29.97, 3.14) == [
+        "cat 97.5%",
+        "dog 2.0%",
+        "30.0 frames/s, 3.1 ms",
+    ]

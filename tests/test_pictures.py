@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile, features
 
+from fracbnn_pynq import pictures as module
 from fracbnn_pynq.errors import PictureError
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
 from fracbnn_pynq.pictures import (
@@ -682,6 +683,24 @@ def test_cifar_sized_pictures_are_unchanged(picture: np.ndarray) -> None:
 def test_area_mean_is_exact(edge: int) -> None:
     square = np.random.default_rng(edge).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
     assert_same(prepare(square, CIFAR10), exact_area_mean(square, 32))
+
+
+@pytest.mark.parametrize("edge", [33, 47, 64, 70])
+def test_area_mean_without_native_kernels_is_exact(edge: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_native", None)
+    square = np.random.default_rng(edge).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
+    assert_same(prepare(square, CIFAR10), exact_area_mean(square, 32))
+
+
+@pytest.mark.skipif(module._native is None, reason="the native kernels were not built")
+@given(st.integers(1, 40), st.integers(0, 300), st.integers(0, 4), st.sampled_from(["rows", "columns", "colours"]))
+def test_native_area_mean_is_the_reference(size: int, more: int, margin: int, flipped: str) -> None:
+    edge = size + more
+    whole = np.random.default_rng(edge).integers(0, 256, (edge + margin, edge + 2 * margin, 3), dtype=np.uint8)
+    square = whole[margin:, margin : margin + edge]
+    axis = ["rows", "columns", "colours"].index(flipped)
+    for view in (square, np.flip(square, axis), square.swapaxes(0, 1)):
+        assert_same(module._area_mean(view, size), module._area_mean_reference(view, size))
 
 
 @given(st.integers(1, 5), hnp.arrays(np.uint8, (32, 32, 3)))

@@ -13,20 +13,20 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 
-from fracbnn_pynq.service.page import PAGE_PATHS
+from fracbnn_pynq.service.page import PAGE_PATHS, SCRIPTS
 from fracbnn_pynq.service.settings import Settings
 from service_support import client_of
 
-from fracbnn_pynq import Classifier
+from fracbnn_pynq import Classifier, camera
 
+PAGES = {"/": "index.html", "/camera": "camera.html"}
 TYPES = {
-    "/": "text/html; charset=utf-8",
+    **dict.fromkeys(PAGES, "text/html; charset=utf-8"),
     "/page/page.css": "text/css; charset=utf-8",
-    "/page/page.js": "text/javascript; charset=utf-8",
-    "/page/planes.js": "text/javascript; charset=utf-8",
-    "/page/service.js": "text/javascript; charset=utf-8",
+    **{f"/page/{name}.js": "text/javascript; charset=utf-8" for name in SCRIPTS},
     "/page/cat.jpg": "image/jpeg",
 }
+NO_SUCH_CAMERA = "/dev/no-such-camera"
 TEXTS = [path for path in TYPES if not path.endswith(".jpg")]
 FOLDER = Path(__file__).resolve().parents[1] / "service" / "page"
 
@@ -46,27 +46,36 @@ class Page(HTMLParser):
         return [attributes[name] for _, attributes in self.elements if name in attributes]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def opencv():
+    """Nobody watches here, so that OpenCV need not be installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(camera, "opencv", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def client():
-    with Classifier.load("cifar10", backend="cpu") as classifier, client_of({"cifar10": classifier}) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def guarded():
-    settings = Settings(token="correct-horse")
+    settings = Settings(camera=NO_SUCH_CAMERA)
     with Classifier.load("cifar10", backend="cpu") as loaded, client_of({"cifar10": loaded}, settings) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def page(client):
-    return Page(client.get("/").text)
+def guarded():
+    settings = Settings(token="correct-horse", camera=NO_SUCH_CAMERA)
+    with Classifier.load("cifar10", backend="cpu") as loaded, client_of({"cifar10": loaded}, settings) as client:
+        yield client
+
+
+@pytest.fixture(params=PAGES)
+def page(client, request):
+    return Page(client.get(request.param).text)
 
 
 def test_every_file_of_the_page_is_served():
     assert set(PAGE_PATHS) == set(TYPES)
-    served = {"index.html" if path == "/" else path.rpartition("/")[2] for path in PAGE_PATHS} - {"cat.jpg"}
+    served = {PAGES.get(path, path.rpartition("/")[2]) for path in PAGE_PATHS} - {"cat.jpg"}
     assert served == {path.name for path in FOLDER.iterdir()}
 
 
@@ -83,7 +92,7 @@ def test_files_have_their_type_and_are_asked_for_again(client, path):
 def test_files_are_those_of_the_package(client, cat):
     assert client.get("/page/cat.jpg").content == cat.read_bytes()
     for path in TEXTS:
-        assert client.get(path).content == (FOLDER / (path.rpartition("/")[2] or "index.html")).read_bytes()
+        assert client.get(path).content == (FOLDER / PAGES.get(path, path.rpartition("/")[2])).read_bytes()
 
 
 @pytest.mark.parametrize("path", TYPES)
@@ -112,9 +121,26 @@ def test_the_browser_is_told_to_load_nothing_from_elsewhere(client, path):
 
 
 def test_other_paths_and_methods_are_refused(client):
-    for path in ("/page/", "/page", "/page/index.html", "/page/../page.py", "/page/%2e%2e/page.py", "/page/nothing"):
+    for path in (
+        "/page/",
+        "/page",
+        "/page/index.html",
+        "/page/none.js",
+        "/camera/",
+        "/page/../page.py",
+        "/page/%2e%2e/page.py",
+        "/page/nothing",
+    ):
         assert client.get(path).status_code == 404, path
-    assert client.post("/").status_code == 405
+    assert client.post("/").status_code == client.post("/camera").status_code == 405
+
+
+def test_without_a_camera_there_is_no_page_of_it():
+    with Classifier.load("cifar10", backend="cpu") as loaded, client_of({"cifar10": loaded}) as client:
+        answer = client.get("/camera")
+        assert answer.status_code == 404
+        assert "fracbnn serve --camera 0" in answer.json()["error"]
+        assert client.get("/").status_code == 200
 
 
 def test_the_page_is_no_part_of_the_interface_for_programs(client):
@@ -133,25 +159,36 @@ def test_the_page_needs_no_token_and_the_service_behind_it_does(guarded, cat):
 
 def test_what_the_page_refers_to_exists(client, page):
     targets = [target for target in page.values("src") + page.values("href") if not target.startswith("data:")]
-    assert {"page/page.css", "page/page.js"} <= set(targets)
-    for target in targets:
-        assert client.get("/" + target).status_code == 200, target
-    asked = set()
-    for path in TEXTS:
-        text = client.get(path).text
-        for module in re.findall(r'from "([^"]+)"', text):
-            assert client.get(urljoin(path, module)).status_code == 200
-        asked |= set(re.findall(r'"((?:page|v1|v2)/[\w/.]+)"', text)) | set(re.findall(r"`(v[12]/[\w/]+)", text))
-    assert asked >= {"page/cat.jpg", "v1/classify", "v2/models"}
+    assert {"page/page.css", "docs"} <= set(targets)
+    for target in set(targets) - {"v1/stream.mjpg"}:
+        assert client.get(urljoin("/", target)).status_code == 200, target
+    (script,) = (target for target in targets if target.endswith(".js"))
+    asked, modules, found = set(), ["/" + script], set()
+    while modules:
+        path = modules.pop()
+        found.add(path)
+        answer = client.get(path)
+        assert answer.status_code == 200
+        modules += {urljoin(path, module) for module in re.findall(r'from "([^"]+)"', answer.text)} - found
+        asked |= set(re.findall(r'"((?:page|v1|v2)/[\w/.]+)"', answer.text))
+        asked |= set(re.findall(r"`(v[12]/[\w/]+)", answer.text))
+    assert asked >= {"v1/camera", "v1/stream"}
     for address in asked - {"v2/models/"}:
-        assert client.get("/" + address).status_code in (200, 405), address
+        assert client.get("/" + address).status_code in (200, 405, 426), address
+
+
+def test_every_script_is_used(client):
+    used = {"page", "camera"}
+    for name in SCRIPTS:
+        used |= set(re.findall(r'from "./(\w+).js"', client.get(f"/page/{name}.js").text))
+    assert used == set(SCRIPTS)
 
 
 @pytest.mark.parametrize("path", TEXTS)
 def test_nothing_outside_is_named(client, path):
     text = client.get(path).text
     named = re.findall(r"""\w+://[\w.-]*|["'(=]//[\w.-]*""", text)
-    assert named == (["http://localhost"] if path == "/page/page.js" else [])
+    assert named == (["http://localhost"] if path == "/page/webcam.js" else [])
     assert not re.search(r"@import|url\(", text)
 
 
@@ -169,7 +206,10 @@ def test_controls_are_labelled_and_ids_are_unique_and_present(client, page):
     for tag, attributes in page.elements:
         if tag in ("input", "select"):
             assert attributes["id"] in labelled
-    script = client.get("/page/page.js").text
-    used = set(re.findall(r'(?:byId|show|fill|stage)\("([\w-]+)"', script))
+    assert labelled | set(page.values("aria-labelledby")) <= set(ids)
+    scripts = {"page/page.js": ["page", "webcam", "gates", "view"], "page/camera.js": ["camera", "view"]}
+    used = set()
+    for name in next(scripts[source] for source in page.values("src") if source in scripts):
+        used |= set(re.findall(r'(?:byId|show|fill|stage)\("([\w-]+)"', client.get(f"/page/{name}.js").text))
     assert len(used) > 15
-    assert used | labelled | set(page.values("aria-labelledby")) <= set(ids)
+    assert used <= set(ids)

@@ -27,6 +27,8 @@ OPERATIONS = [
     "POST /v1/classify",
     "POST /v1/classify/batch",
     "POST /v1/trace",
+    "GET /v1/camera",
+    "GET /v1/stream.mjpg",
     "GET /v2",
     "GET /v2/health/live",
     "GET /v2/health/ready",

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import itertools
 import json
 import logging
 import os
@@ -14,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,16 +25,24 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 
+import click
 from click.testing import CliRunner
+from fracbnn_pynq.service import hub
 from fracbnn_pynq.service.errors import ServiceError
-from fracbnn_pynq.service.logs import REQUEST_ID, JsonFormatter, TextFormatter
+from fracbnn_pynq.service.logs import REQUEST_ID, JsonFormatter, LineHandler, TextFormatter
 from fracbnn_pynq.service.media import parse_form
 from fracbnn_pynq.service.metrics import ModelCounters, family, model_families
 from fracbnn_pynq.service.settings import Settings, read_token, served_models
 from hypothesis import given
 from hypothesis import strategies as st
+from service_support import client_of
 
-from fracbnn_pynq.cli.serve import _only_this_machine, command
+from fracbnn_pynq import Classifier
+from fracbnn_pynq.board import power
+from fracbnn_pynq.board.power import OUTPUT_RAILS
+from fracbnn_pynq.cli import camera as cli_camera
+from fracbnn_pynq.cli import group
+from fracbnn_pynq.cli.serve import _name_to_open, _only_this_machine, command, listening_address
 from fracbnn_pynq.errors import BackendError, ModelError
 
 
@@ -44,6 +56,13 @@ def test_settings_come_from_the_environment(tmp_path):
             "FRACBNN_SERVICE_DEADLINE": "2.5",
             "FRACBNN_SERVICE_MAX_BODY": "1.5",
             "FRACBNN_SERVICE_BACKEND": "cpu",
+            "FRACBNN_SERVICE_CAMERA": "rtsp://host/stream",
+            "FRACBNN_SERVICE_CAMERA_WIDTH": "640",
+            "FRACBNN_SERVICE_CAMERA_FPS": "29.5",
+            "FRACBNN_SERVICE_CAMERA_FOURCC": "MJPG",
+            "FRACBNN_SERVICE_CAMERA_ALWAYS": "1",
+            "FRACBNN_SERVICE_CAMERA_LINGER": "2",
+            "FRACBNN_SERVICE_VIEWERS": "3",
             "FRACBNN_SERVICE_TOKEN_FILE": str(token),
         }
     )
@@ -53,13 +72,63 @@ def test_settings_come_from_the_environment(tmp_path):
         deadline=2.5,
         max_body=3 << 19,
         backend="cpu",
+        camera="rtsp://host/stream",
+        camera_width=640,
+        camera_fps=29.5,
+        camera_fourcc="MJPG",
+        camera_always=True,
+        camera_linger=2.0,
+        viewers=3,
         token="a-long-token",
     )
     assert found == expected
     assert Settings.from_environment({}) == Settings()
 
 
-@pytest.mark.parametrize(("name", "value"), [("QUEUE", "many"), ("QUEUE", "0"), ("DEADLINE", "0"), ("DRAIN", "-1")])
+def test_lines_of_an_event_loop_are_written_together_and_warnings_at_once():
+    written = []
+    stream = io.StringIO()
+    stream.write = written.append
+    handler = LineHandler(stream)
+    logger = logging.Logger("a")
+    logger.addHandler(handler)
+
+    async def talk():
+        logger.info("one")
+        logger.info("two")
+        assert written == []
+        await asyncio.sleep(0.05)
+        assert written == ["one\ntwo\n"]
+        logger.info("three")
+        logger.warning("four")
+        assert written[1:] == ["three\nfour\n"]
+        logger.info("five")
+
+    asyncio.run(talk())
+    assert len(written) == 2
+    handler.flush()  # as logging.shutdown does at the end
+    logger.info("six")  # outside an event loop
+    asyncio.run(talk_again(logger))
+    assert written[2:] == ["five\n", "six\n", "seven\n"]
+
+
+async def talk_again(logger):
+    logger.info("seven")
+    await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("QUEUE", "many"),
+        ("QUEUE", "0"),
+        ("DEADLINE", "0"),
+        ("DRAIN", "-1"),
+        ("CAMERA_ALWAYS", "yes"),
+        ("CAMERA_LINGER", "-1"),
+        ("VIEWERS", "0"),
+    ],
+)
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(BackendError, match=name.lower() + "|" + name):
         Settings.from_environment({"FRACBNN_SERVICE_" + name: value})
@@ -110,6 +179,40 @@ def test_metrics_are_prometheus_text():
     assert {metric.type for metric in families} == {"counter"}
 
 
+def rails(watts):
+    """As pynq finds them on an Ultra96-V2."""
+    sensors = {name: SimpleNamespace(value=watts) for name in OUTPUT_RAILS}
+    return {name: SimpleNamespace(power=power, voltage=None, current=None) for name, power in sensors.items()}
+
+
+def test_energy_is_counted_where_there_are_sensors(monkeypatch):
+    monkeypatch.setattr(hub, "_POWER_INTERVAL_S", 0.01)
+    monkeypatch.setattr(power, "find_rails", lambda: rails(0.25))
+    watts = 0.25 * len(OUTPUT_RAILS)
+    with Classifier.load("cifar10", backend="cpu") as loaded, client_of({"cifar10": loaded}) as client:
+        joules = []
+        for _ in range(3):
+            time.sleep(0.1)
+            text = client.get("/metrics").text
+            assert f"fracbnn_power_watts {watts:.17g}" in text.splitlines()
+            assert "# TYPE fracbnn_energy_joules counter" in text
+            assert "the outputs of the board's regulators" in text
+            joules += [
+                float(line.split()[1]) for line in text.splitlines() if line.startswith("fracbnn_energy_joules ")
+            ]
+    assert all(0.03 * watts < after - before < 1 * watts for before, after in itertools.pairwise(joules))
+
+
+@pytest.mark.parametrize("found", [{}, {"INT": SimpleNamespace(power=SimpleNamespace(value=1.0))}])
+def test_unknown_energy_is_not_given(monkeypatch, found):
+    monkeypatch.setattr(power, "find_rails", lambda: found)
+    with Classifier.load("cifar10", backend="cpu") as loaded, client_of({"cifar10": loaded}) as client:
+        text = client.get("/metrics").text
+    assert "joules" not in text
+    assert "watts" not in text
+    assert "nv_inference_count" in text
+
+
 @given(st.lists(st.tuples(st.text("abc.-_ é", max_size=9), st.binary(max_size=80)), min_size=1, max_size=4))
 def test_forms_come_back(files):
     request = httpx.Request("POST", "http://x", files=[("file", (name or "x", data)) for name, data in files])
@@ -148,6 +251,78 @@ def test_a_certificate_needs_its_key(tmp_path):
 )
 def test_hosts_of_this_machine(host, expected):
     assert _only_this_machine(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("127.0.0.1:80", "127.0.0.1", 80), ("[::1]:8000", "::1", 8000), ("board.local:0", "board.local", 0)],
+)
+def test_addresses_to_listen_on(text, host, port):
+    assert listening_address(text) == {"host": host, "port": port}
+
+
+@pytest.mark.parametrize("text", ["", "8000", ":8000", "host:", "host:70000", "host:x", "::1:8000", "a b:1:2"])
+def test_addresses_that_are_none(text):
+    with pytest.raises(click.UsageError, match="HOST:PORT"):
+        listening_address(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("board.local", "board.local")]
+)
+def test_a_name_to_open(host, name):
+    assert _name_to_open(host) == name
+    for everywhere in ("0.0.0.0", "::"):
+        assert _name_to_open(everywhere) not in ("0.0.0.0", "::", "")
+
+
+@pytest.mark.parametrize(
+    "options", [["--show"], ["--jsonl", "-"], ["--seconds", "1"], ["--json"], ["--top", "2"], ["--fast"]]
+)
+def test_the_camera_command_serves_and_does_nothing_else(options):
+    result = CliRunner().invoke(group, ["camera", "--serve", "127.0.0.1:0", *options])
+    assert result.exit_code == 2
+    assert f"found {options[0]}" in result.output
+
+
+def test_the_camera_commands_options_become_settings(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cli_camera, "serve", lambda values, **options: calls.append((values, options)))
+    given = [
+        "--source",
+        "/dev/video7",
+        "--width",
+        "640",
+        "--fourcc",
+        "MJPG",
+        "--model",
+        "m.safetensors",
+        "--threads",
+        "2",
+    ]
+    for serve, port in ((["--serve"], 8000), (["--serve", "127.0.0.1:81"], 81)):
+        assert CliRunner().invoke(group, ["camera", *given, *serve]).exit_code == 0
+        values, options = calls.pop()
+        settings = Settings(**values)
+        assert settings == Settings(
+            camera="/dev/video7",
+            camera_width=640,
+            camera_fourcc="MJPG",
+            camera_always=True,
+            models=("m.safetensors",),
+            threads=2,
+        )
+        assert options == {"host": "127.0.0.1", "port": port}
+
+
+def test_a_camera_that_can_never_be_opened_ends_it_at_once(tmp_path):
+    pytest.importorskip("cv2")
+    for source, options, expected in (
+        (str(tmp_path / "none.mp4"), [], "no file of this name"),
+        ("rtsp://host/", ["--camera-width", "640"], "of a camera only"),
+    ):
+        result = CliRunner().invoke(command, ["--backend", "cpu", "--camera", source, *options])
+        assert expected in str(result.exception)
 
 
 def free_port():

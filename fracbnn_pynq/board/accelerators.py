@@ -18,6 +18,6 @@ def create_accelerator(
 
     A CIFAR-10 overlay has its own weights built in: that they are the model's is for the caller to know.
     """
-    if model.network is CIFAR10:
+    if model.network.name == CIFAR10.name:
         return Cifar10Accelerator(overlay, design_mhz=design_mhz, timeout_s=timeout_s)
     return ImageNetAccelerator(overlay, model, design_mhz=design_mhz, timeout_s=timeout_s)

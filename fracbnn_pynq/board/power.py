@@ -15,13 +15,13 @@ measured. None of this has been tried on a board.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import threading
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -42,12 +42,32 @@ _JOIN_S = 2.0
 Rails = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class _Readings:
+    """All readings so far, as what is needed of them: times in s, power in W, ``area`` under the trapezoids in J."""
+
+    count: int
+    first: float
+    last: float
+    watts: float
+    area: float = 0.0
+
+    def then(self, now: float, watts: float) -> _Readings:
+        area = self.area + (now - self.last) * (self.watts + watts) / 2
+        return _Readings(self.count + 1, self.first, now, watts, area)
+
+    @property
+    def mean(self) -> float:
+        span = self.last - self.first
+        return self.area / span if span > 0 else self.watts
+
+
 class PowerMeter:
     """Measures power while its ``with`` block runs, in a thread that reads the sensors every ``interval`` seconds.
 
     ``rails``: by name, objects with ``power``, ``voltage`` and ``current`` sensors or ``None``, each with a ``value``
     in W, V and A; by default those of the board. Off a board, and where sensors are missing or fail,
-    :attr:`joules` and :attr:`watts` are ``None``. Nothing here raises.
+    :attr:`joules` and :attr:`watts` are ``None``. Nothing here raises. Memory does not grow, however long the block.
 
     Sensors average over milliseconds and reading them takes some too: measure seconds, not one picture.
     """
@@ -55,7 +75,7 @@ class PowerMeter:
     def __init__(self, rails: Rails | None = None, *, interval: float = 0.05) -> None:
         self._sensors = choose_rails(find_rails() if rails is None else rails)
         self._interval = max(0.001, interval)
-        self._samples: list[tuple[float, float]] = []
+        self._readings: _Readings | None = None  # replaced as a whole: other threads read it
         self._failed = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -77,26 +97,30 @@ class PowerMeter:
 
     @property
     def seconds(self) -> float:
-        """Duration of the ``with`` block."""
+        """Duration of the ``with`` block; 0 before its end."""
         return self._span[1] - self._span[0]
 
     @property
+    def latest_watts(self) -> float | None:
+        """The last reading in W."""
+        readings = self._readings
+        return None if readings is None else readings.watts
+
+    @property
     def watts(self) -> float | None:
-        """Mean power during the ``with`` block in W: trapezoids between samples."""
-        samples = self._samples
-        if not samples:
-            return None
-        span = samples[-1][0] - samples[0][0]
-        if span <= 0:
-            return samples[0][1]
-        pairs = itertools.pairwise(samples)
-        return sum((t1 - t0) * (p0 + p1) / 2 for (t0, p0), (t1, p1) in pairs) / span
+        """Mean power during the ``with`` block in W: trapezoids between readings."""
+        readings = self._readings
+        return None if readings is None else readings.mean
 
     @property
     def joules(self) -> float | None:
-        """Energy of the ``with`` block: mean power times duration."""
-        watts = self.watts
-        return None if watts is None else watts * self.seconds
+        """Energy of the ``with`` block: mean power times duration. Inside the block: from the first reading to the
+        last, which never decreases.
+        """
+        readings = self._readings
+        if readings is None:
+            return None
+        return readings.area if self._thread is not None else readings.mean * self.seconds
 
     def joules_per(self, pictures: int) -> float | None:
         """Energy of one of ``pictures``; ``None`` where none was measured or there was no picture."""
@@ -104,18 +128,26 @@ class PowerMeter:
         return None if joules is None or pictures < 1 else joules / pictures
 
     def __enter__(self) -> PowerMeter:
-        self._samples, self._failed = [], 0
-        self._stop.clear()
-        self._span = (time.perf_counter(),) * 2
-        if self._sensors:
-            self._sample()
-            self._thread = threading.Thread(target=self._run, name="fracbnn-power", daemon=True)
-            self._thread.start()
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to measure: what entering the block does."""
+        self._readings, self._failed = None, 0
+        self._stop.clear()
+        self._span = (time.perf_counter(),) * 2
+        if self._sensors:
+            self._note(self._read())
+            self._thread = threading.Thread(target=self._run, name="fracbnn-power", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End it: what leaving the block does."""
         self._span = (self._span[0], time.perf_counter())
         if self._thread is None:
             return
@@ -123,28 +155,33 @@ class PowerMeter:
         self._thread.join(_JOIN_S)
         if self._thread.is_alive():
             log.warning("a power sensor does not answer; the energy is not known")
-            self._samples = []
+            self._readings = None
         else:
-            self._sample()
+            self._note(self._read())
         self._thread = None
         if self._failed:
-            log.warning("%d readings of the power sensors failed, %d succeeded", self._failed, len(self._samples))
+            succeeded = 0 if self._readings is None else self._readings.count
+            log.warning("%d readings of the power sensors failed, %d succeeded", self._failed, succeeded)
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
-            self._sample()
+            watts = self._read()
+            if not self._stop.is_set():  # else this reading hung, and nobody waits for it
+                self._note(watts)
 
-    def _sample(self) -> None:
-        samples = self._samples
+    def _read(self) -> float:
         try:
-            watts = sum(float(sensor()) for sensor in self._sensors.values())
+            return sum(float(sensor()) for sensor in self._sensors.values())
         except Exception:  # sensors fail in many ways, and a measurement must not end what it measures
             log.debug("reading the power sensors failed", exc_info=True)
-            watts = math.nan
-        if 0 <= watts <= _LARGEST_W:
-            samples.append((time.perf_counter(), watts))
-        else:
+            return math.nan
+
+    def _note(self, watts: float) -> None:
+        if not 0 <= watts <= _LARGEST_W:
             self._failed += 1
+            return
+        now, before = time.perf_counter(), self._readings
+        self._readings = _Readings(1, now, now, watts) if before is None else before.then(now, watts)
 
 
 def find_rails(machine: Machine | None = None) -> Rails:

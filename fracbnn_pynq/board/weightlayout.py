@@ -73,7 +73,7 @@ def pack_imagenet_weights(stem_weight: Bits, stem_bn: F64, layers: Mapping[str, 
 
 def pack_model(model: Model) -> ImageNetBuffers:
     """Buffers of an ImageNet model; raises ModelError for a model of another network."""
-    if model.network is not IMAGENET:
+    if model.network.name != IMAGENET.name:
         raise ModelError(f"expected a model of {IMAGENET.title}, found one of {model.network.title}")
 
     def bits(packed: U8) -> U8:

@@ -15,18 +15,29 @@ from typing import IO, Any, TypeAlias
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from ..camera import Camera, Frame
 from ..classifier import Classifier, Prediction
-from ..display import Recorder, Window, with_text
+from ..display import Recorder, Window, overlay_lines, with_text
 from ..stagetimes import STAGES, Histogram, Statistics
 from ..streaming import Delivery, Pipeline
 from .options import echo_json, echo_table, engine_options, json_option
+from .serve import DEFAULT_ADDRESS, listening_address, serve
 
 STDOUT = "-"
 STOPPED_BY_SIGNAL = 128
 ORDER = (*STAGES[:3], "reading", "network", *STAGES[3:])
 """Stages as they are reported; reading (resizing) and network are parts of inference."""
+
+SERVED = {
+    "address": "",
+    "model": "",
+    **{name: name for name in ("backend", "board", "arithmetic", "threads")},
+    "source": "camera",
+    **{name: f"camera_{name}" for name in ("width", "height", "fps", "fourcc")},
+}
+"""The options that go with --serve, and the service's settings for them."""
 
 Result: TypeAlias = Delivery[Frame, Prediction]
 
@@ -37,6 +48,15 @@ Result: TypeAlias = Delivery[Frame, Prediction]
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many labels a frame.")
 @click.option("--show", is_flag=True, help="Show the frames with their labels in a window; q or Esc ends.")
 @click.option("--record", type=click.Path(path_type=Path), help="Write the frames with their labels: .mp4, .mkv, .avi.")
+@click.option(
+    "--serve",
+    "address",
+    is_flag=False,
+    flag_value=DEFAULT_ADDRESS,
+    metavar="[HOST:PORT]",
+    help="Show the frames in browsers, as 'fracbnn serve --camera' does: at "
+    f"{DEFAULT_ADDRESS}, or 0.0.0.0:8000 for all who reach this machine.",
+)
 @click.option("--jsonl", help="Write one JSON object a line for each frame to this file, or - for standard output.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this time.")
 @click.option("--fast", is_flag=True, help="Video files: every frame, as fast as it goes, instead of the video's rate.")
@@ -45,7 +65,9 @@ Result: TypeAlias = Delivery[Frame, Prediction]
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Ask a camera for this rate.")
 @click.option("--fourcc", help="Ask a camera for this encoding, such as MJPG, which USB cameras need for high rates.")
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     *,
     source: str,
     model: str | None,
@@ -56,6 +78,7 @@ def command(
     top: int,
     show: bool,
     record: Path | None,
+    address: str | None,
     jsonl: str | None,
     seconds: float | None,
     fast: bool,
@@ -72,6 +95,9 @@ def command(
     143; a second one ends at once. At the end: rates, dropped frames, latency and where the time went, on standard
     output, or on standard error where that has the --jsonl lines.
     """
+    if address is not None:
+        _serve(context, address)
+        return
     for output in (record, jsonl):
         _refuse_overwriting(source, output)
     with ExitStack() as stack:
@@ -114,6 +140,19 @@ def command(
         sys.exit(STOPPED_BY_SIGNAL + signals[0])
 
 
+def _serve(context: click.Context, address: str) -> None:
+    """The service, with the camera always open. What only this command does cannot be had of it."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in SERVED and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"--serve: expected nothing else that is done with frames, found {parameter.opts[0]}"
+            )
+    values = {setting: context.params[name] for name, setting in SERVED.items() if setting}
+    models = (context.params["model"],) if context.params["model"] else ()
+    serve({**values, "models": models, "camera_always": True}, **listening_address(address))
+
+
 class Watch:
     """What a person watching the stream wants to know."""
 
@@ -146,9 +185,8 @@ class Watch:
 
     def lines(self, result: Result) -> list[str]:
         """Text for a frame: labels, and how fast it goes."""
-        labels = [f"{label} {score:.1%}" for label, score in result.result.top]
         latency = (result.inferred - result.captured) * 1e3
-        return [*labels, f"{self._statistics.delivered.rate:.1f} frames/s, {latency:.1f} ms"]
+        return overlay_lines(result.result.top, self._statistics.delivered.rate, latency)
 
     def as_data(self) -> dict[str, Any]:
         """All that was measured; ``reading`` and ``network`` are parts of ``inference``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+import socket
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DEFAULT_ADDRESS = "127.0.0.1:8000"
+
+_LAST_PORT = 65535
 _MEBIBYTE = 1 << 20
+_ELSEWHERE = ("192.0.2.1", 9)
+"""An address for documentation (RFC 5737): nobody has it."""
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -57,6 +63,20 @@ def _refuse_workers(_context: click.Context, _parameter: click.Parameter, value:
 @click.option(
     "--grace", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds for what is in flight."
 )
+@click.option("--camera", metavar="SOURCE", help="Show this camera, video file or URL at /camera; as 'fracbnn camera'.")
+@click.option("--camera-width", type=click.IntRange(min=1), help="Ask the camera for this width.")
+@click.option("--camera-height", type=click.IntRange(min=1), help="Ask the camera for this height.")
+@click.option("--camera-fps", type=click.FloatRange(min=0, min_open=True), help="Ask the camera for this rate.")
+@click.option("--camera-fourcc", help="Ask the camera for this encoding, such as MJPG.")
+@click.option("--camera-always", is_flag=True, help="Keep the camera open while nobody watches.")
+@click.option(
+    "--camera-linger",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Seconds until it is closed after the last viewer left.",
+)
+@click.option("--viewers", type=click.IntRange(min=1), default=8, show_default=True, help="Viewers of the camera.")
 @click.option("--token-file", type=_FILE, help="File with the bearer token that clients must send.")
 @click.option("--ssl-certfile", type=_FILE, help="Certificate chain, PEM.")
 @click.option("--ssl-keyfile", type=_FILE, help="Its private key, PEM.")
@@ -77,19 +97,43 @@ def command(
     """Classify over HTTP: plain uploads and the Open Inference Protocol v2; see /docs of the running service."""
     if (ssl_certfile is None) != (ssl_keyfile is None):
         raise click.UsageError("--ssl-certfile and --ssl-keyfile: give both or none")
-    settings_module = _service("settings")
-    token = settings_module.read_token(token_file) if token_file else None
-    settings: Settings = settings_module.Settings(
-        models=models, token=token, max_body=int(max_body * _MEBIBYTE), **limits
+    token = _service("settings").read_token(token_file) if token_file else None
+    serve(
+        {"models": models, "token": token, "max_body": int(max_body * _MEBIBYTE), **limits},
+        host=host,
+        port=port,
+        log_format=log_format,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
     )
+
+
+def serve(values: dict[str, Any], *, host: str, port: int, log_format: str = "text", **options: Any) -> None:
+    """Serve until a signal ends it. ``values``: of the settings; ``options``: uvicorn's. Exits with 1 if it cannot."""
+    settings: Settings = _service("settings").Settings(**values)
     _service("logs").configure(log_format)
-    if token is None and not _only_this_machine(host):
-        log.warning("anybody who reaches %s may use this service: --token-file limits it", host)
+    if settings.token is None and not _only_this_machine(host):
+        what = "use this service" if settings.camera is None else "use this service and see what its camera sees"
+        log.warning("anybody who reaches %s may %s: --token-file of 'fracbnn serve' limits it", host, what)
     app = _service("application").create_app(settings)
-    server = _service("server").Server(app, host=host, port=port, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile)
+
+    def say_where(actual_port: int) -> None:
+        scheme = "https" if options.get("ssl_certfile") else "http"
+        click.echo(f"open {scheme}://{_name_to_open(host)}:{actual_port}/camera to see the camera")
+
+    started = say_where if settings.camera is not None else None
+    server = _service("server").Server(app, started_at=started, host=host, port=port, **options)
     server.run()
     if not server.started:
         sys.exit(1)
+
+
+def listening_address(text: str) -> dict[str, Any]:
+    """``host`` and ``port`` of ``HOST:PORT``; IPv6 in brackets. Raises click's UsageError."""
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^:\[\]]+):(\d{1,5})", text)
+    if found is None or int(found[2]) > _LAST_PORT:
+        raise click.UsageError(f"--serve: expected HOST:PORT such as {DEFAULT_ADDRESS}, found {text!r}")
+    return {"host": found[1].strip("[]"), "port": int(found[2])}
 
 
 def _service(module: str) -> Any:
@@ -109,3 +153,20 @@ def _only_this_machine(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _name_to_open(host: str) -> str:
+    """What to write into a browser for an address to listen on: for all of them, the one that leads out of here."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return f"[{host}]" if address.version == 6 else host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_ELSEWHERE)  # sends nothing, but chooses the interface
+        except OSError:
+            return socket.gethostname()
+        name: str = probe.getsockname()[0]
+        return name

@@ -80,3 +80,17 @@ export async function loadModels() {
   const abouts = await Promise.all(models.map((name) => ask(`v2/models/${encodeURIComponent(name)}`)));
   return new Map(abouts.map((about) => [about.name, about.inputs.find((input) => input.name === "images").shape[1]]));
 }
+
+// The service's own camera: `configured`, and if so its source, state, and viewers.
+export function loadCamera() {
+  return ask("v1/camera");
+}
+
+// A WebSocket with the camera's frames. A browser can send the token in the name of a protocol only: an address would
+// be logged.
+export function openStream() {
+  const address = new URL("v1/stream", document.baseURI);
+  address.protocol = address.protocol.replace("http", "ws");
+  const encoded = btoa(token).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+  return new WebSocket(address, ["fracbnn.stream.v1", ...(token ? [`fracbnn.token.${encoded}`] : [])]);
+}

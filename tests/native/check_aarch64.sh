@@ -1,7 +1,7 @@
 #!/bin/sh
-# Check that every native engine computes the same bits (check_engines.c): on this processor, again under the address
-# and undefined behaviour sanitizers, and, where a cross compiler and QEMU are installed, the NEON engine on an emulated
-# aarch64 processor. Exits non-zero on a difference.
+# Check that every native engine computes the same bits (check_engines.c) and that the area mean is exact (check_area.c):
+# on this processor, again under the address and undefined behaviour sanitizers, and, where a cross compiler and QEMU
+# are installed, on an emulated aarch64 processor with the NEON engine. Exits non-zero on a difference.
 #
 # Usage: check_aarch64.sh [C compiler]
 set -eu
@@ -12,18 +12,20 @@ compiler=${1:-${CC:-cc}}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# build OUTPUT COMPILER FLAG...
+# build OUTPUT COMPILER FLAG...: OUTPUT checks the engines, OUTPUT.area the area mean
 build() {
     output=$1
     shift
     "$@" -std=c11 -Wall -Wextra -Werror -fno-math-errno -ffp-contract=off -o "$output" \
         "$here/check_engines.c" "$native"/dispatch.c "$native"/workspace.c "$native"/portable.c \
         "$native"/x86_popcnt.c "$native"/x86_avx2.c "$native"/x86_avx512.c "$native"/arm_neon.c -lpthread
+    "$@" -std=c11 -Wall -Wextra -Werror -o "$output.area" "$here/check_area.c" "$native"/area.c
 }
 
 echo "== $compiler"
 build "$work/native" "$compiler" -O3
 "$work/native"
+"$work/native.area"
 
 echo "== $compiler, sanitizers"
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all"
@@ -32,6 +34,7 @@ if echo 'int main(void) { return 0; }' | "$compiler" $sanitize -x c -o "$work/pr
     build "$work/sanitized" "$compiler" -O1 -g $sanitize
     # Plans live until the program ends.
     ASAN_OPTIONS=detect_leaks=0 "$work/sanitized"
+    "$work/sanitized.area"
 else
     echo "skipped: $compiler has no sanitizers"
 fi
@@ -46,4 +49,5 @@ elif [ -z "$qemu" ]; then
 else
     build "$work/aarch64" "$cross" -O3 -static
     "$qemu" "$work/aarch64"
+    "$qemu" "$work/aarch64.area"
 fi

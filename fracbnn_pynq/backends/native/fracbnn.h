@@ -88,4 +88,8 @@ const struct fb_engine *fb_engines(void);
  * is kept for the thread's next picture, because fresh pages cost more than the small network's whole run. */
 void *fb_reserve(int64_t size);
 
+/* The picture [edge][edge][3], rows `row_bytes` apart, averaged over equal areas to `result` [size][size][3], rounded half
+ * up; 1 <= size <= edge <= 2^24. Returns 0, or -1 if memory ran out. */
+int fb_area_mean(const uint8_t *picture, int64_t row_bytes, int64_t edge, int64_t size, uint8_t *result);
+
 #endif

@@ -1,4 +1,4 @@
-/* The Python face: two functions on the stable ABI. Arrays come as addresses; the Python side has checked them
+/* The Python face: three functions on the stable ABI. Arrays come as addresses; the Python side has checked them
  * (the stable ABI has the buffer protocol from 3.11 only, and this package supports 3.10).
  */
 #define PY_SSIZE_T_CLEAN
@@ -44,7 +44,23 @@ static PyObject *run(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *area_mean(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Py_ssize_t picture, row_bytes, edge, size, result;
+    if (!PyArg_ParseTuple(args, "nnnnn", &picture, &row_bytes, &edge, &size, &result))
+        return NULL;
+    int status;
+    Py_BEGIN_ALLOW_THREADS
+    status = fb_area_mean(FB_POINTER(const uint8_t, picture), row_bytes, edge, size, FB_POINTER(uint8_t, result));
+    Py_END_ALLOW_THREADS
+    if (status < 0)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
+    {"area_mean", area_mean, METH_VARARGS, "area_mean(picture, row bytes, edge, size, result): addresses, GIL released"},
     {"engines", engines, METH_NOARGS, "engines() -> [(name, layout of the weights)], best first"},
     {"run", run, METH_VARARGS, "run(engine, plan, levels, pictures, count, logits, codes): addresses, GIL released"},
     {NULL, NULL, 0, NULL},
