@@ -273,7 +273,7 @@ def parse_model(data: bytes) -> Model:
             f"expected a complete .safetensors file, found something else ({error}); fetch or export it again"
         ) from None
     header = _parse_header(metadata)
-    network = get_network(header["network"])
+    network = get_network(header["network"]).with_classes(len(header["classes"]))
     checksum = header.pop("checksum")
     try:
         matches = _checksum(header, stored) == checksum

@@ -20,7 +20,7 @@ arXiv 2012.12206, and the authors' released models.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import ModelError
 
@@ -28,6 +28,8 @@ THERMOMETER_LEVELS = 32
 """Planes per colour of the thermometer code."""
 
 INPUT_PLANES = 3 * THERMOMETER_LEVELS
+
+MAX_CLASSES = 65536
 
 LAYER_PARAMETERS = (
     "threshold",
@@ -96,6 +98,12 @@ class Network:
     layers: tuple[GatedLayer, ...]
     classes: int
     shortcut_bits: int | None
+
+    def with_classes(self, classes: int) -> Network:
+        """The same network for another number of classes; raises :class:`~fracbnn_pynq.errors.ModelError` below 1."""
+        if not 1 <= classes <= MAX_CLASSES:
+            raise ModelError(f"expected 1 to {MAX_CLASSES} classes, found {classes}")
+        return self if classes == self.classes else replace(self, classes=classes)
 
     @property
     def image_size(self) -> int:

@@ -21,7 +21,7 @@ from fracbnn_pynq.backends import check_images, cpu
 from fracbnn_pynq.classifier import STREAM_DEPTH, softmax
 from fracbnn_pynq.errors import BackendError, ModelError, PictureError
 from fracbnn_pynq.modelfile import Model, random_model, save_model
-from fracbnn_pynq.networks import CIFAR10
+from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network
 
 native = pytest.mark.skipif(not cpu.available(), reason="native kernels were not built")
 
@@ -313,6 +313,22 @@ def test_engines_agree_and_auto_takes_the_fast_one(cat: Path):
             assert (classifier.backend, classifier.arithmetic) == (name, "faithful")
             tops.append(classifier.classify(cat, 10).top)
     assert tops == [tops[0]] * 3
+
+
+@native
+@pytest.mark.parametrize(("network", "classes"), [(CIFAR10, 1), (CIFAR10, 3), (CIFAR10, 37), (IMAGENET, 37)])
+def test_engines_agree_on_other_numbers_of_classes(network: Network, classes: int, tmp_path: Path):
+    save_model(random_model(network.with_classes(classes), classes), tmp_path / "m.safetensors")
+    size = network.image_size
+    images = np.random.default_rng(classes).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    found = []
+    for backend in ("cpu", "reference"):
+        with Classifier.load(tmp_path / "m.safetensors", backend=backend) as classifier:
+            assert len(classifier.labels) == classes
+            assert len(classifier.classify(images[0], top=50).top) == min(classes, 50)
+            found.append(classifier.logits(images))
+    assert found[0].shape == (1, classes)
+    assert np.array_equal(*found)
 
 
 def test_without_native_kernels_the_reference_runs(

@@ -408,8 +408,26 @@ def test_npz_with_other_classes(arrays: Arrays, tmp_path: Path):
     names = tuple("abcdefghij")
     path = save(tmp_path / "m.npz", arrays)
     assert import_model([path], CIFAR10, classes=names).classes == names
-    with pytest.raises(SourceError, match=r"expected 10 class names .* found 2"):
-        import_model([path], CIFAR10, classes=("a", "b"))
+    for wrong in (("a", "b"), (*names, "k")):
+        message = f"expected a class name for each of the network's 10 outputs, found {len(wrong)} names: .*--classes"
+        with pytest.raises(SourceError, match=message):
+            import_model([path], CIFAR10, classes=wrong)
+
+
+@pytest.mark.parametrize("count", [1, 3, 37])
+def test_npz_with_another_number_of_classes(count: int, arrays: Arrays, tmp_path: Path):
+    names = tuple(f"kind {index}" for index in range(count))
+    rng = np.random.default_rng(count)
+    head = {"linear.weight": rng.normal(size=(count, 64)), "linear.bias": rng.normal(size=count)}
+    path = save(tmp_path / "m.npz", {**arrays, **head})
+    found = import_model([path], CIFAR10, classes=names)
+    assert (found.classes, found.network) == (names, CIFAR10.with_classes(count))
+    assert np.array_equal(found.fc_weight, head["linear.weight"])
+    assert np.array_equal(found.fc_bias, head["linear.bias"])
+    with pytest.raises(SourceError, match=f"the network's {count} outputs, found 10 names: .*--classes"):
+        import_model([path], CIFAR10)
+    with pytest.raises(SourceError, match=r"'linear\.weight': expected"):
+        import_model([save(path, {**arrays, "linear.bias": head["linear.bias"]})], CIFAR10, classes=names)
 
 
 def test_headers_with_other_classes(model: Model, tmp_path: Path):

@@ -112,6 +112,17 @@ def test_round_trip_is_exact(network: Network, tmp_path: Path):
     assert equal(load_model(tmp_path / "m.safetensors"), model)
 
 
+@pytest.mark.parametrize("classes", [1, 3, 37, 1000])
+@BOTH
+def test_round_trip_with_other_numbers_of_classes(network: Network, classes: int, tmp_path: Path):
+    model = random_model(network.with_classes(classes), classes)
+    assert model.fc_weight.shape == (classes, network.features)
+    save_model(model, tmp_path / "m.safetensors")
+    found = load_model(tmp_path / "m.safetensors")
+    assert equal(found, model)
+    assert found.network.classes == len(found.classes) == classes
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), single=st.booleans(), grid=st.booleans())
 def test_round_trip_of_any_model(seed: int, single: bool, grid: bool, tmp_path_factory: pytest.TempPathFactory):
@@ -370,7 +381,9 @@ def test_the_helper_makes_valid_files(content: bytes, model: Model):
         ({"network": 3}, "expected 'network' in the file's description as str"),
         ({"network": "imagenet"}, "expected the tensors of ImageNet"),
         ({"classes": "ten"}, "expected 'classes' in the file's description as list"),
-        ({"classes": []}, "expected 10 class names .* found 0"),
+        ({"classes": []}, "expected 1 to 65536 classes, found 0"),
+        ({"classes": ["a"] * 65537}, "expected 1 to 65536 classes, found 65537"),
+        ({"classes": ["a"] * 9}, r"'fc\.(weight|bias)': expected .* \[9"),
         ({"classes": [None] * 10}, "class names of printable characters, found None"),
         ({"classes": ["a\nb"] * 10}, "printable characters"),
         ({"provenance": ["x"]}, "expected 'provenance' in the file's description as dict"),

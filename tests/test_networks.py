@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from fracbnn_pynq.errors import ModelError
-from fracbnn_pynq.networks import CIFAR10, IMAGENET, NETWORKS, Network, get_network
+from fracbnn_pynq.networks import CIFAR10, IMAGENET, MAX_CLASSES, NETWORKS, Network, get_network
 
 BOTH = pytest.mark.parametrize("network", [CIFAR10, IMAGENET], ids=lambda network: network.name)
 
@@ -70,6 +70,25 @@ def test_networks_by_name():
     assert [get_network(name) for name in ("cifar10", "imagenet")] == [CIFAR10, IMAGENET] == list(NETWORKS.values())
     with pytest.raises(ModelError, match="unknown network 'mnist': expected one of cifar10, imagenet"):
         get_network("mnist")
+
+
+@BOTH
+def test_other_numbers_of_classes(network: Network):
+    assert network.with_classes(network.classes) is network
+    for classes in (1, 3, 37, MAX_CLASSES):
+        found = network.with_classes(classes)
+        assert found.classes == classes
+        assert found != network
+        assert found.with_classes(network.classes) == network
+        assert (found.name, found.title, found.stem, found.layers) == (
+            network.name,
+            network.title,
+            network.stem,
+            network.layers,
+        )
+    for classes in (0, -1, MAX_CLASSES + 1):
+        with pytest.raises(ModelError, match=f"expected 1 to {MAX_CLASSES} classes, found {classes}"):
+            network.with_classes(classes)
 
 
 def test_networks_cannot_be_changed():

@@ -99,3 +99,18 @@ def test_the_next_board_removes_what_a_killed_process_left(number, tmp_path):
     again = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
     assert again.returncode == 0, again.stderr
     assert list(tmp_path.glob(PREFIX + "*")) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pynq") is None, reason="pynq is not installed")
+def test_a_command_that_is_terminated_leaves_nothing(tmp_path):
+    command = [sys.executable, "-c", "from fracbnn_pynq.cli import main; main()", "bench", "--seconds", "60"]
+    given = {**os.environ, "TMPDIR": str(tmp_path), "FRACBNN_BACKEND": "overlay", "FRACBNN_BOARD": "simulated"}
+    with subprocess.Popen(command, env=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 30
+        while not list(tmp_path.glob(f"{PREFIX}*/*.hwh")) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert list(tmp_path.glob(f"{PREFIX}*"))
+        time.sleep(0.5)  # it is measuring by now
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert list(tmp_path.glob(f"{PREFIX}*")) == []

@@ -42,7 +42,12 @@ _WEIGHTLESS = (
 
 
 def build_model(network: Network, arrays: Arrays, classes: tuple[str, ...], provenance: Mapping[str, Any]) -> Model:
-    """A model from named arrays; raises :class:`~fracbnn_pynq.errors.SourceError` for missing or left-over names."""
+    """A model from named arrays; raises :class:`~fracbnn_pynq.errors.SourceError` for missing or left-over names.
+
+    The fully connected layer has as many rows as there are ``classes``, which need not be as many as ``network`` has.
+    """
+    _check_classes(arrays, f"{_module_names(network)['fc']['weight']}.bias", classes)
+    network = network.with_classes(len(classes))
     reader = _Reader(network, arrays)
     names = _module_names(network)
     stem = names["stem"]
@@ -60,13 +65,22 @@ def build_model(network: Network, arrays: Arrays, classes: tuple[str, ...], prov
         raise SourceError(str(error)) from None
 
 
+def _check_classes(arrays: Arrays, bias: str, classes: tuple[str, ...]) -> None:
+    outputs = next((np.size(arrays[name]) for name in (bias, f"fixed.{bias}") if name in arrays), len(classes))
+    if outputs != len(classes):
+        raise SourceError(
+            f"expected a class name for each of the network's {outputs} outputs, found {len(classes)} names: give them "
+            "in a file with --classes"
+        )
+
+
 def rounded_classifier(network: Network, weight: Real) -> Real:
     """The fully connected weights as a model of ``network`` keeps them, float64 [classes, features].
 
     A thousand classes in float32 would be two thirds of the file, so ImageNet's are rounded to 16 bits a weight;
     docs/models.md has what that does to the logits.
     """
-    if network is not IMAGENET:
+    if network.name != IMAGENET.name:
         return weight
     integers, exponent = quantise_rows(weight)
     return np.ldexp(integers.astype(np.float64), -exponent[:, None].astype(np.int64))
@@ -74,7 +88,7 @@ def rounded_classifier(network: Network, weight: Real) -> Real:
 
 def default_classes(network: Network) -> tuple[str, ...]:
     """Class names of the data set a network is named after."""
-    return CIFAR10_CLASSES if network is CIFAR10 else imagenet_classes()
+    return CIFAR10_CLASSES if network.name == CIFAR10.name else imagenet_classes()
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -121,7 +135,7 @@ def _layer(reader: _Reader, layer: GatedLayer, names: Mapping[str, str]) -> Laye
 
 def _module_names(network: Network) -> dict[str, dict[str, str]]:
     """For every layer, the source's names of its parts."""
-    if network is CIFAR10:
+    if network.name == CIFAR10.name:
         names = {"stem": {"weight": "conv1.weight", "bn1": "bn1"}, "fc": {"weight": "linear"}}
         for layer in network.layers:
             block, conv = layer.name.rsplit(".", 1)
