@@ -22,9 +22,16 @@ from fracbnn_pynq.board.weightlayout import pack_cifar10_weights, pack_imagenet_
 from fracbnn_pynq.errors import SourceError
 from fracbnn_pynq.importers import archives, import_model
 from fracbnn_pynq.importers.hls_tables import read_tables
-from fracbnn_pynq.importers.parameters import CIFAR10_CLASSES, imagenet_classes, parameter_sizes
+from fracbnn_pynq.importers.parameters import (
+    CIFAR10_CLASSES,
+    build_model,
+    imagenet_classes,
+    named_parameters,
+    parameter_sizes,
+    rounded_classifier,
+)
 from fracbnn_pynq.modelfile import Model, random_model, unpack_weight
-from fracbnn_pynq.networks import CIFAR10, IMAGENET
+from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network
 
 Arrays = dict[str, np.ndarray]
 
@@ -742,3 +749,12 @@ def test_sizes_of_all_parameters(arrays: Arrays):
     assert parameter_sizes(CIFAR10) == {name: array.size for name, array in arrays.items()}
     weights = sum(size for name, size in parameter_sizes(IMAGENET).items() if name.endswith(".0.weight"))
     assert weights == (49_104 + 6_132) * 512
+
+
+@pytest.mark.parametrize("network", [CIFAR10.with_classes(3), IMAGENET], ids=lambda network: network.name)
+def test_a_model_is_made_again_from_its_named_parameters(network: Network):
+    model = random_model(network, 5)
+    again = build_model(network, named_parameters(model), model.classes, {})
+    if network is IMAGENET:  # its fully connected layer is rounded, once
+        model = replace(model, fc_weight=rounded_classifier(network, model.fc_weight))
+    assert equal(again, model)

@@ -81,7 +81,6 @@ def channels_last(maps: Any) -> np.ndarray:
 def double(network: Network) -> nn.Module:
     """A module in evaluation and double precision, in which quantisers meet no ties by rounding."""
     module = build_network(network).double().eval()
-    module.encoder.register_forward_hook(lambda _module, _inputs, output: output.double())
     return module
 
 

@@ -23,17 +23,21 @@ from fracbnn_pynq import Classifier  # noqa: E402
 from fracbnn_pynq.backends import cpu  # noqa: E402
 from fracbnn_pynq.backends.reference import ReferenceBackend  # noqa: E402
 from fracbnn_pynq.errors import ModelError, SourceError  # noqa: E402
-from fracbnn_pynq.modelfile import load_model, random_model  # noqa: E402
-from fracbnn_pynq.networks import CIFAR10, IMAGENET  # noqa: E402
+from fracbnn_pynq.importers.parameters import named_parameters  # noqa: E402
+from fracbnn_pynq.modelfile import load_model, random_model, save_model  # noqa: E402
+from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network  # noqa: E402
 from fracbnn_pynq.training import evaluate  # noqa: E402
 from fracbnn_pynq.training import run as run_module  # noqa: E402
 from fracbnn_pynq.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from fracbnn_pynq.training.data import Dataset, split  # noqa: E402
 from fracbnn_pynq.training.evaluate import Comparison  # noqa: E402
 from fracbnn_pynq.training.export import Exported, export  # noqa: E402
-from fracbnn_pynq.training.network import gated_layers  # noqa: E402
+from fracbnn_pynq.training.layers import BinaryConv2d  # noqa: E402
+from fracbnn_pynq.training.network import build_network, gated_layers, load_parameters  # noqa: E402
+from fracbnn_pynq.training.quantisers import WEIGHT_CLIP  # noqa: E402
 from fracbnn_pynq.training.recipe import Recipe  # noqa: E402
 from fracbnn_pynq.training.run import Budget, Report, TrainingRun  # noqa: E402
+from fracbnn_pynq.training.start import read_start, start_with  # noqa: E402
 from fracbnn_pynq.training.teacher import distillation, model_teacher  # noqa: E402
 
 native = pytest.mark.skipif(not cpu.available(), reason="native kernels were not built")
@@ -521,16 +525,49 @@ def test_a_run_starts_from_given_parameters(tmp_path: Path):
     for name in ("start.npz", "start.pt", "checkpoint.pt"):
         run = tiny(tmp_path / "second", seed=9)
         assert not same(run.module.state_dict(), first.module.state_dict())
-        run.start_from(tmp_path / name)
+        assert run.start_from(str(tmp_path / name))
         assert same(run.module.state_dict(), first.module.state_dict())
     with pytest.raises(SourceError, match=r"cannot read .*gone\.npz"):
-        run.start_from(tmp_path / "gone.npz")
-    ten = TrainingRun(
+        run.start_from(str(tmp_path / "gone.npz"))
+
+
+def test_other_classes_get_a_last_layer_of_their_own(tmp_path: Path):
+    first = tiny(tmp_path / "first")
+    np.savez(tmp_path / "start.npz", **{name: array.numpy() for name, array in first.module.state_dict().items()})
+    run = TrainingRun(
         CIFAR10, replace(dataset(18), classes=tuple("abcdefghij")), dataset(3), tmp_path / "ten", recipe=TINY,
         budget=Budget(1), compiled=False,
     )  # fmt: skip
-    with pytest.raises(SourceError, match=r"'linear\.weight': expected shape \[10, 64\], found \[3, 64\]"):
-        ten.start_from(tmp_path / "start.npz")
+    before = {name: value.clone() for name, value in run.module.state_dict().items()}
+    assert not run.start_from(str(tmp_path / "start.npz"))
+    for name, value in run.module.state_dict().items():
+        source = before if name.startswith("linear.") else first.module.state_dict()
+        assert torch.equal(value, source[name]), name
+
+
+@pytest.mark.parametrize("network", [CIFAR10, IMAGENET], ids=lambda network: network.name)
+def test_a_model_to_start_with_computes_the_same_and_can_learn(network: Network, tmp_path: Path):
+    model = random_model(network, 3)
+    save_model(model, tmp_path / "m.safetensors")
+    module = build_network(network).double()
+    edge = network.image_size
+    sample = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, edge, edge), dtype=np.uint8))
+    load_parameters(module, named_parameters(model))
+    with torch.no_grad():
+        before = module.eval()(sample)
+    assert start_with(module, read_start(str(tmp_path / "m.safetensors"), network), network.classes, sample)
+    with torch.no_grad():
+        torch.testing.assert_close(module.eval()(sample), before, rtol=1e-6, atol=1e-6)
+        # And with the statistics of the batch itself, as in training, which here are those it was given.
+        torch.testing.assert_close(module.train()(sample), before, rtol=1e-6, atol=1e-6)
+    weights = [part.weight for part in module.modules() if isinstance(part, BinaryConv2d)]
+    assert all(0 < float(weight.detach().abs().max()) < WEIGHT_CLIP for weight in weights)
+
+
+def test_models_of_another_network_are_no_start(tmp_path: Path):
+    save_model(random_model(IMAGENET), tmp_path / "m.safetensors")
+    with pytest.raises(ModelError, match=r"expected a model of CIFAR-10 .*, found one of ImageNet"):
+        read_start(str(tmp_path / "m.safetensors"), CIFAR10)
 
 
 # Measuring

@@ -56,7 +56,7 @@ def _recipe_options(function: Function) -> Function:
 @click.option("--epochs", type=_ABOVE_ZERO, help="Or how many times to go through the pictures.")
 @click.option("--test", type=_PATH, help="Labelled pictures to measure on. [default: a random part of DATA]")
 @click.option("--held-out", type=click.FloatRange(0.001, 0.5), default=0.1, show_default=True, help="That part.")
-@click.option("--initial", type=_PATH, help="Trained parameters to start from (.npz, .pt, a checkpoint).")
+@click.option("--initial", help="What to start from: a model's name or file, parameters (.npz, .pt), a checkpoint.")
 @click.option("--teacher", help="A model to learn from as well: its name (see 'fracbnn models') or file.")
 @_recipe_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -72,7 +72,7 @@ def command(  # each option is one parameter
     epochs: float | None,
     test: Path | None,
     held_out: float,
-    initial: Path | None,
+    initial: str | None,
     teacher: str | None,
     seed: int,
     device: str | None,
@@ -101,11 +101,6 @@ def command(  # each option is one parameter
 
     if threads is not None:
         torch.set_num_threads(threads)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (AssertionError, RuntimeError) as error:
-        raise click.UsageError(f"--device: PyTorch cannot use {device!r} here ({str(error).splitlines()[0]})") from None
     kind = get_network(network)
     recipe = _recipe(from_trained=initial is not None, changes=changes)
     folder = out.with_name(out.name + ".training")
@@ -121,14 +116,14 @@ def command(  # each option is one parameter
         budget=Budget(epochs, hours),
         seed=seed,
         teacher=None if teacher is None else model_teacher(find_model(teacher), kind, train.classes),
-        device=device,
+        device=_device(device),
         compiled=compiled,
         progress=True,
     )
     if run.resumed:
         click.echo(f"going on at {run.progress:.0%}", err=True)
-    elif initial is not None:
-        run.start_from(initial)
+    elif initial is not None and not run.start_from(initial):
+        click.echo(f"{initial} has other classes: its last layer is learnt anew", err=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: run.stop())
     if not run.run():
@@ -139,6 +134,18 @@ def command(  # each option is one parameter
     for pictures in folder.glob("*.npy"):
         pictures.unlink()  # large, and quickly made again
     click.echo(f"{out}: the model; {out.with_suffix('.md').name}: its card")
+
+
+def _device(name: str | None) -> str:
+    """What PyTorch is to compute on."""
+    import torch  # noqa: PLC0415
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (AssertionError, RuntimeError) as error:
+        raise click.UsageError(f"--device: PyTorch cannot use {name!r} here ({str(error).splitlines()[0]})") from None
+    return name
 
 
 def _recipe(*, from_trained: bool, changes: dict[str, Any]) -> Recipe:

@@ -35,7 +35,7 @@ def read_parameters(path: Path, network: Network) -> dict[str, npt.NDArray[Any]]
     """Named arrays of an ``.npz`` or of a PyTorch file; packed CIFAR-10 convolutions where float ones are absent."""
     arrays = _npz_arrays(path) if path.suffix.lower() == ".npz" else _state_dict_arrays(path)
     try:
-        if network is CIFAR10 and "conv1.weight" not in arrays and PACKED_CIFAR10 in arrays:
+        if network.name == CIFAR10.name and "conv1.weight" not in arrays and PACKED_CIFAR10 in arrays:
             arrays.update(convolutions(arrays[PACKED_CIFAR10]))
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from None

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError, SourceError
-from ..modelfile import LayerParameters, Model, pack_weight, quantise_rows
+from ..modelfile import LayerParameters, Model, pack_weight, quantise_rows, unpack_weight
 from ..networks import CIFAR10, IMAGENET, LAYER_PARAMETERS, GatedLayer, Network, Stem
 
 BATCH_NORM_EPSILON = 1e-5
@@ -72,6 +72,34 @@ def _check_classes(arrays: Arrays, bias: str, classes: tuple[str, ...]) -> None:
             f"expected a class name for each of the network's {outputs} outputs, found {len(classes)} names: give them "
             "in a file with --classes"
         )
+
+
+def named_parameters(model: Model) -> dict[str, npt.NDArray[Any]]:
+    """What :func:`build_model` would make ``model`` from: weights +-1 [out, in, k, k], batch norms folded."""
+    names = _module_names(model.network)
+
+    def signs(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
+        return np.moveaxis(unpack_weight(packed), -1, 1)
+
+    stem, fc = names["stem"], names["fc"]["weight"]
+    arrays: dict[str, npt.NDArray[Any]] = {stem["weight"]: signs(model.stem_weight)}
+    arrays[f"{stem['bn1']}.weight"], arrays[f"{stem['bn1']}.bias"] = model.stem_bn
+    for layer in model.network.layers:
+        own, given = names[layer.name], model.layers[layer.name]
+        arrays[own["weight"]] = signs(given.weight)
+        bn1, rprelu, bn2 = own["bn1"], own["rprelu"], own["bn2"]
+        rows = (
+            own["threshold"],
+            f"{bn1}.weight",
+            f"{bn1}.bias",
+            f"{rprelu}.shift_x.bias",
+            f"{rprelu}.prelu.weight",
+            f"{rprelu}.shift_y.bias",
+            f"{bn2}.weight",
+            f"{bn2}.bias",
+        )
+        arrays |= dict(zip(rows, given.parameters, strict=True))  # in the order of LAYER_PARAMETERS
+    return {**arrays, f"{fc}.weight": model.fc_weight, f"{fc}.bias": model.fc_bias}
 
 
 def rounded_classifier(network: Network, weight: Real) -> Real:

@@ -41,7 +41,7 @@ class Exported:
         return lines
 
 
-def export(run: TrainingRun, out: Path, *, initial: Path | None = None, teacher: str | None = None) -> Exported:
+def export(run: TrainingRun, out: Path, *, initial: str | None = None, teacher: str | None = None) -> Exported:
     """Save what ``run`` has trained at ``out`` and its card beside it (.md, with a picture of the run, .png).
 
     ``initial`` and ``teacher``: what the run started from and learnt from, for the card.
@@ -65,7 +65,7 @@ def export(run: TrainingRun, out: Path, *, initial: Path | None = None, teacher:
     return Exported(model, comparison)
 
 
-def describe(run: TrainingRun, initial: Path | None, teacher: str | None) -> str:
+def describe(run: TrainingRun, initial: str | None, teacher: str | None) -> str:
     """One paragraph: how the run trained."""
     recipe, seconds = run.recipe, run.seconds
     sizes = ", ".join(f"{round(share * run.network.image_size)} from {start:.0%}" for start, share in recipe.sizes)
@@ -73,7 +73,7 @@ def describe(run: TrainingRun, initial: Path | None, teacher: str | None) -> str
     parts = [
         f"{run.epochs:.1f} epochs in {seconds / 3600:.2f} hours of training time on {device}",
         f"Adam, batch {recipe.batch}, one cosine cycle from {recipe.peak_rate:g}",
-        f"started from {initial.name}" if initial is not None else "from scratch",
+        f"started from {Path(initial).name}" if initial is not None else "from scratch",
         f"real weights for {recipe.float_until:.0%} of the run, then binary"
         if recipe.float_until
         else "binary weights",

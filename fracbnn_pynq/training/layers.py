@@ -10,6 +10,9 @@ from ..networks import THERMOMETER_LEVELS, GatedLayer
 from ..thermometer import RESOLUTION
 from .quantisers import binarise_weight, gated_sum, split_activation
 
+WEIGHT_SPREAD = 0.3
+"""Standard deviation of random weights. Only signs are used; the size says how soon they can change."""
+
 
 class ThermometerEncoding(nn.Module):
     """Pictures uint8 or float 0..255 [N, 3, H, W] into the 96 planes, +1 and -1, float [N, 96, H, W].
@@ -28,7 +31,7 @@ class ThermometerEncoding(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         levels = torch.round(pictures.to(torch.float32) / RESOLUTION)  # ties to even, as in the table
         lit = levels.unsqueeze(2) > self.steps
-        return torch.where(lit, 1.0, -1.0).flatten(1, 2)
+        return torch.where(lit, 1.0, -1.0).to(self.steps.dtype).flatten(1, 2)
 
 
 class BinaryConv2d(nn.Module):
@@ -40,7 +43,7 @@ class BinaryConv2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel).normal_(std=0.3))
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel).normal_(std=WEIGHT_SPREAD))
         self.stride = stride
         self.padding = kernel // 2
         self.binary = True

@@ -21,7 +21,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ..errors import SourceError
-from ..importers.archives import read_parameters
 from ..importers.parameters import build_model
 from ..modelfile import Model
 from ..networks import Network
@@ -29,10 +28,12 @@ from .augment import augment, resized
 from .checkpoint import load_checkpoint, save_checkpoint
 from .data import Dataset
 from .evaluate import gates_open, quick_accuracy
-from .network import build_network, gated_layers, load_parameters, named_arrays, set_binary
+from .network import build_network, gated_layers, named_arrays, set_binary
 from .recipe import Recipe
+from .start import read_start, start_with
 from .teacher import Teacher, distillation
 
+START_PICTURES = 64
 CHECKPOINT_S = 120.0
 REPORT_S = 300.0
 """Seconds between two checkpoints, and between two measurements of the accuracy."""
@@ -154,9 +155,12 @@ class TrainingRun:
         """What was measured so far."""
         return self._state.reports
 
-    def start_from(self, path: Path) -> None:
-        """Begin with the parameters in an ``.npz`` or a PyTorch file; errors as for an import."""
-        load_parameters(self.module, read_parameters(path, self.network))
+    def start_from(self, source: str) -> bool:
+        """Begin with trained parameters; whether they have this run's number of classes: see :mod:`.start`."""
+        arrays = read_start(source, self.network)
+        pictures, _ = self.train.take(np.arange(0, len(self.train), max(1, len(self.train) // START_PICTURES)))
+        sample = torch.from_numpy(pictures[:START_PICTURES]).to(self.device)
+        return start_with(self.module, arrays, self.network.classes, sample)
 
     def stop(self) -> None:
         """Make :meth:`run` save and return after the step it is at; may be called by a signal handler."""
