@@ -226,6 +226,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())  # else a power cut may leave the new name with nothing in it
         # mkstemp makes files for the owner alone; give this one the permissions a plain open() would have given.
         umask = os.umask(0)
         os.umask(umask)

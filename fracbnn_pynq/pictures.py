@@ -1,8 +1,8 @@
 """Pictures in every form people have them, as uint8 RGB arrays of the size a network reads.
 
-:func:`read_picture` decodes, :func:`prepare` resizes and crops, :func:`load` does both and :func:`find_pictures` turns
-the names a person gives into files. Nothing here depends on the machine: decoded pixels are integers, and the resizing
-either is exact integer arithmetic or is Pillow's own fixed-point resize.
+:func:`read_picture` decodes, :func:`prepare` resizes and crops, and :func:`load` does both. Nothing here depends on
+the machine: decoded pixels are integers, and the resizing either is exact integer arithmetic or is Pillow's own
+fixed-point resize.
 
 Colours are taken as stored: embedded colour profiles are not applied. Transparent pixels are shown on white. EXIF
 orientation is applied. Of an animation or a file of many pages the first picture is taken.
@@ -10,15 +10,13 @@ orientation is applied. Of an animation or a file of many pages the first pictur
 
 from __future__ import annotations
 
-import glob
 import io
 import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
@@ -28,27 +26,17 @@ from PIL import Image, UnidentifiedImageError
 
 from .errors import PictureError
 from .networks import Network
+from .resizing import Pixels, area_mean, centre, resize, shorter_side_crop
 
-try:
-    from .backends import _native
-except ImportError:  # installed without a C compiler
-    _native = None  # type: ignore[assignment]
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 Picture: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any]
 """A path, an encoded picture in memory, a binary file object, a Pillow image or an array."""
 
 DEFAULT_MAX_PIXELS = 64_000_000
 """Larger encoded pictures are refused before they are decoded (64 megapixels need 192 MB as RGB)."""
 
-_PICTURE_ENDINGS = "avif bmp dib gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tga tif tiff webp"
-PICTURE_SUFFIXES = frozenset("." + ending for ending in _PICTURE_ENDINGS.split())
-"""File name endings that :func:`find_pictures` takes for pictures, in lower case."""
-
 SHORTER_SIDE = {"imagenet": 256}
 """Networks whose pictures are resized to this shorter side, then cropped; the others' are averaged over areas."""
 
-_WIDEST_ASPECT = 32
 _ORIENTATION_TAG = 0x0112
 _ARRAY_FORMS = "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -113,12 +101,12 @@ def prepare(picture: Pixels, network: Network) -> Pixels:
     _check_size("array", picture.shape[1], picture.shape[0])
     size = network.image_size
     if network.name in SHORTER_SIDE:
-        return _shorter_side_crop(picture, SHORTER_SIDE[network.name], size)
+        return shorter_side_crop(picture, SHORTER_SIDE[network.name], size)
     edge = min(picture.shape[:2])
-    square = _centre(picture, edge, edge)
+    square = centre(picture, edge, edge)
     if edge < size:
-        return _resize(square, size, size, size)
-    return square.copy() if edge == size else _area_mean(square, size)
+        return resize(square, size, size, size)
+    return square.copy() if edge == size else area_mean(square, size)
 
 
 def load(source: Picture, network: Network, *, max_pixels: int = DEFAULT_MAX_PIXELS, bgr: bool = False) -> Pixels:
@@ -127,23 +115,6 @@ def load(source: Picture, network: Network, *, max_pixels: int = DEFAULT_MAX_PIX
     See :func:`read_picture` and :func:`prepare`.
     """
     return prepare(read_picture(source, max_pixels=max_pixels, bgr=bgr), network)
-
-
-def find_pictures(patterns: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """The files that ``patterns`` name, in their order, each once.
-
-    A pattern is the name of a file (taken whatever its ending), of a folder (all files in it and below it that end
-    in one of :data:`PICTURE_SUFFIXES`, sorted) or a glob pattern, where ``**`` stands for any depth of folders (the
-    files it matches with such an ending, sorted). Folders and patterns leave out hidden files. Raises
-    :class:`~fracbnn_pynq.errors.PictureError` for a pattern that gives no file.
-    """
-    if isinstance(patterns, (str, os.PathLike)):
-        patterns = [patterns]
-    found: dict[str, Path] = {}
-    for pattern in patterns:
-        for path in _matches(Path(pattern)):
-            found.setdefault(os.path.abspath(path), path)
-    return list(found.values())
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -327,106 +298,3 @@ def _pillow_warnings_ignored() -> Iterator[None]:
     finally:
         if _IGNORE_PILLOW in filters:
             filters.remove(_IGNORE_PILLOW)
-
-
-# --- sizes -------------------------------------------------------------------------------------------------------
-
-
-def _centre(picture: Pixels, height: int, width: int) -> Pixels:
-    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-    return picture[top : top + height, left : left + width]
-
-
-def _resize(picture: Pixels, height: int, width: int, crop: int) -> Pixels:
-    """The centre ``crop`` x ``crop`` of ``picture`` resized with Pillow's bilinear filter.
-
-    Along the rows first, then along the columns, each rounded to 8 bits: in one call the order of the two, and with it
-    the result, depends on Pillow's version (seen between 12.0, 12.2 and 13.0).
-    """
-    top, left = (round((edge - crop) / 2) for edge in (height, width))
-    image = Image.fromarray(picture)
-    image = image.resize((width, image.height), Image.Resampling.BILINEAR).crop((left, 0, left + crop, image.height))
-    image = image.resize((crop, height), Image.Resampling.BILINEAR).crop((0, top, crop, top + crop))
-    return np.array(image)
-
-
-def _shorter_side_crop(picture: Pixels, shorter: int, size: int) -> Pixels:
-    height, width = picture.shape[:2]
-    longest = _WIDEST_ASPECT * min(height, width)
-    # Taking off an even number of pixels leaves the middle where it was.
-    kept = [edge if edge <= longest else longest + (edge - longest) % 2 for edge in (height, width)]
-    new_height, new_width = (int(shorter * edge / min(kept)) for edge in kept)
-    return _resize(_centre(picture, *kept), new_height, new_width, size)
-
-
-def _area_mean(square: Pixels, size: int) -> Pixels:
-    """uint8 [L, L, 3] with L >= size averaged to [size, size, 3], in integers; in C where the native kernels are."""
-    if _native is None:
-        return _area_mean_reference(square, size)
-    edge = square.shape[0]
-    if square.strides[1:] != (3, 1):
-        square = np.ascontiguousarray(square)
-    result = np.empty((size, size, 3), np.uint8)
-    _native.area_mean(_address(square), square.strides[0], edge, size, _address(result))
-    return result
-
-
-def _address(array: Pixels) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
-
-
-def _area_mean_reference(square: Pixels, size: int) -> Pixels:
-    """As :func:`_area_mean`. In units of 1/size pixel, a pixel of the result is L long and a source pixel ``size``."""
-    edge = square.shape[0]
-    sums = _area_sums(_area_sums(square, size).swapaxes(0, 1), size).swapaxes(0, 1)
-    sums += edge * edge // 2
-    sums //= edge * edge
-    return np.ascontiguousarray(sums, dtype=np.uint8)
-
-
-def _area_sums(rows: npt.NDArray[Any], size: int) -> npt.NDArray[np.int64]:
-    """Sums of ``rows`` [L, ...] over ``size`` equal stretches, each row weighted by its share: int64 [size, ...]."""
-    length = rows.shape[0]
-    sums = np.empty((size, *rows.shape[1:]), np.int64)
-    for i in range(size):
-        first, head = divmod(i * length, size)
-        last, tail = divmod((i + 1) * length, size)
-        np.add.reduce(rows[first:last], axis=0, dtype=np.int64, out=sums[i])
-        sums[i] *= size
-        if head:
-            sums[i] -= head * rows[first].astype(np.int64)
-        if tail:
-            sums[i] += tail * rows[last].astype(np.int64)
-    return sums
-
-
-# --- files -------------------------------------------------------------------------------------------------------
-
-
-def _matches(pattern: Path) -> list[Path]:
-    if pattern.is_dir():
-        paths = sorted(_below(pattern))
-    elif pattern.exists() or not glob.has_magic(str(pattern)):
-        paths = [pattern] if pattern.exists() else []
-    else:
-        hits = (Path(name) for name in glob.iglob(str(pattern), recursive=True))
-        paths = sorted(path for path in hits if _has_picture_suffix(path) and path.is_file())
-    if not paths:
-        raise PictureError(
-            f"{str(pattern)!r}: expected a picture file, or a folder or a pattern with picture files "
-            f"({', '.join(sorted(PICTURE_SUFFIXES))}), found none"
-        )
-    return paths
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (
-            path for name in names if not name.startswith(".") and _has_picture_suffix(path := Path(parent, name))
-        )
-
-
-def _has_picture_suffix(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES

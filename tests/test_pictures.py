@@ -24,17 +24,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile, features
 
-from fracbnn_pynq import pictures as module
+from fracbnn_pynq import resizing
 from fracbnn_pynq.errors import PictureError
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
-from fracbnn_pynq.pictures import (
-    DEFAULT_MAX_PIXELS,
-    PICTURE_SUFFIXES,
-    find_pictures,
-    load,
-    prepare,
-    read_picture,
-)
+from fracbnn_pynq.picturefiles import PICTURE_SUFFIXES, find_pictures
+from fracbnn_pynq.pictures import DEFAULT_MAX_PIXELS, load, prepare, read_picture
 
 SAMPLES = Path(__file__).resolve().parents[1] / "notebooks" / "pictures"
 LOSSLESS = ["PNG", "BMP", "PPM", "TIFF", "TGA", "SGI"]
@@ -687,12 +681,12 @@ def test_area_mean_is_exact(edge: int) -> None:
 
 @pytest.mark.parametrize("edge", [33, 47, 64, 70])
 def test_area_mean_without_native_kernels_is_exact(edge: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_native", None)
+    monkeypatch.setattr(resizing, "_native", None)
     square = np.random.default_rng(edge).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
     assert_same(prepare(square, CIFAR10), exact_area_mean(square, 32))
 
 
-@pytest.mark.skipif(module._native is None, reason="the native kernels were not built")
+@pytest.mark.skipif(resizing._native is None, reason="the native kernels were not built")
 @given(st.integers(1, 40), st.integers(0, 300), st.integers(0, 4), st.sampled_from(["rows", "columns", "colours"]))
 def test_native_area_mean_is_the_reference(size: int, more: int, margin: int, flipped: str) -> None:
     edge = size + more
@@ -700,7 +694,7 @@ def test_native_area_mean_is_the_reference(size: int, more: int, margin: int, fl
     square = whole[margin:, margin : margin + edge]
     axis = ["rows", "columns", "colours"].index(flipped)
     for view in (square, np.flip(square, axis), square.swapaxes(0, 1)):
-        assert_same(module._area_mean(view, size), module._area_mean_reference(view, size))
+        assert_same(resizing.area_mean(view, size), resizing.area_mean_reference(view, size))
 
 
 @given(st.integers(1, 5), hnp.arrays(np.uint8, (32, 32, 3)))

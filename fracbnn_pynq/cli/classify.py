@@ -13,7 +13,8 @@ import numpy as np
 
 from ..classifier import Classifier
 from ..errors import PictureError
-from ..pictures import find_pictures, load
+from ..picturefiles import find_pictures
+from ..pictures import load
 from . import INPUT_AT_FAULT
 from .options import echo_json, engine_options, json_option
 

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from ..errors import PictureError, SourceError
 from ..modelfile import write_atomically
 from ..networks import Network
-from ..pictures import find_pictures, load
+from ..picturefiles import find_pictures
+from ..pictures import load
 from .cifar_files import find_batches, read_batches
 
 DECODE_CHUNK = 256

@@ -1,4 +1,4 @@
-/* The mean of an area, for pictures that are made smaller. The reference is pictures.py, the integers are the same. */
+/* The mean of an area, for pictures that are made smaller. The reference is resizing.py, the integers are the same. */
 #include "fracbnn.h"
 
 #include <stdlib.h>
