@@ -160,11 +160,12 @@ def _decode_into(store: Path, source: Source, network: Network, progress: bool) 
 
 def split(dataset: Dataset, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
     """``dataset`` without a random share ``held_out`` of its pictures, and that share."""
-    order = np.random.default_rng(seed).permutation(len(dataset.labels))
+    order = np.random.default_rng(seed).permutation(len(dataset))
     count = max(1, round(held_out * len(order)))
     test, train = np.sort(order[:count]), np.sort(order[count:])
     return _part(dataset, train), _part(dataset, test)
 
 
 def _part(dataset: Dataset, which: npt.NDArray[np.int64]) -> Dataset:
-    return Dataset(dataset.pictures, dataset.labels, dataset.classes, dataset.name, which)
+    rows = which if dataset.which is None else dataset.which[which]
+    return Dataset(dataset.pictures, dataset.labels, dataset.classes, dataset.name, rows)
