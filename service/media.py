@@ -12,7 +12,8 @@ from PIL import Image
 
 from ..errors import PictureError
 from ..networks import Network
-from ..pictures import Pixels, load
+from ..pictures import load
+from ..resizing import Pixels
 from .errors import ServiceError, too_large
 from .limits import read_body
 

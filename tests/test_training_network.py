@@ -17,13 +17,13 @@ from torch import nn  # noqa: E402
 
 from fracbnn_pynq.backends.reference import LayerTrace, ReferenceBackend  # noqa: E402
 from fracbnn_pynq.backends.rules import quantise_unit  # noqa: E402
+from fracbnn_pynq.datasets import Dataset  # noqa: E402
 from fracbnn_pynq.errors import SourceError  # noqa: E402
 from fracbnn_pynq.importers.archives import read_parameters  # noqa: E402
 from fracbnn_pynq.importers.parameters import build_model  # noqa: E402
 from fracbnn_pynq.modelfile import Model, unpack_weight  # noqa: E402
 from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network  # noqa: E402
 from fracbnn_pynq.thermometer import planes  # noqa: E402
-from fracbnn_pynq.training.data import Dataset  # noqa: E402
 from fracbnn_pynq.training.evaluate import answers, compare, float_logits, gates_open  # noqa: E402
 from fracbnn_pynq.training.layers import BinaryConv2d, GatedConv2d, RPReLU, ThermometerEncoding, shortcut  # noqa: E402
 from fracbnn_pynq.training.network import (  # noqa: E402

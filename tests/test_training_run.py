@@ -22,6 +22,7 @@ from training_support import COLOURS, dataset  # noqa: E402
 from fracbnn_pynq import Classifier  # noqa: E402
 from fracbnn_pynq.backends import cpu  # noqa: E402
 from fracbnn_pynq.backends.reference import ReferenceBackend  # noqa: E402
+from fracbnn_pynq.datasets import Dataset, split  # noqa: E402
 from fracbnn_pynq.errors import ModelError, SourceError  # noqa: E402
 from fracbnn_pynq.importers.parameters import named_parameters  # noqa: E402
 from fracbnn_pynq.modelfile import load_model, random_model, save_model  # noqa: E402
@@ -29,7 +30,6 @@ from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network  # noqa: E402
 from fracbnn_pynq.training import evaluate  # noqa: E402
 from fracbnn_pynq.training import run as run_module  # noqa: E402
 from fracbnn_pynq.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from fracbnn_pynq.training.data import Dataset, split  # noqa: E402
 from fracbnn_pynq.training.evaluate import Comparison  # noqa: E402
 from fracbnn_pynq.training.export import Exported, export  # noqa: E402
 from fracbnn_pynq.training.layers import BinaryConv2d  # noqa: E402

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fracbnn_pynq.training.data import Dataset
+from fracbnn_pynq.datasets import Dataset
 from fracbnn_pynq.training.recipe import Recipe
 
 COLOURS = ("red", "green", "blue")

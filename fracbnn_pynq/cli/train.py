@@ -17,7 +17,7 @@ from ..models import find_model
 from ..networks import NETWORKS, Network, get_network
 
 if TYPE_CHECKING:
-    from ..training.data import Dataset
+    from ..datasets import Dataset
     from ..training.recipe import Recipe
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -160,7 +160,7 @@ def _data(
     data: Path, test: Path | None, held_out: float, seed: int, network: Network, folder: Path
 ) -> tuple[Dataset, Dataset]:
     """Pictures to train on and to measure on."""
-    from ..training.data import decode, open_source, split  # noqa: PLC0415
+    from ..datasets import decode, open_source, split  # noqa: PLC0415
 
     source = open_source(data)
     other = None if test is None else open_source(test)

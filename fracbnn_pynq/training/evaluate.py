@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ..backends.select import create_backend
+from ..datasets import Dataset
 from ..errors import BackendError
 from ..modelfile import Model
-from .data import Dataset
 from .layers import GatedConv2d
 from .network import gated_layers, set_binary
 

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from ..datasets import Dataset
 from ..errors import SourceError
 from ..importers.parameters import build_model
 from ..modelfile import Model
 from ..networks import Network
 from .augment import augment, resized
 from .checkpoint import load_checkpoint, save_checkpoint
-from .data import Dataset
 from .evaluate import gates_open, quick_accuracy
 from .network import build_network, gated_layers, named_arrays, set_binary
 from .recipe import Recipe

@@ -1,4 +1,4 @@
-"""Labelled pictures for training, from a folder, an ``.npz`` or CIFAR-10's own files.
+"""Labelled pictures to train and to measure on, from a folder, an ``.npz`` or CIFAR-10's own files.
 
 Whatever the source, the result is one uint8 array [N, 3, edge, edge] of pictures as the network would be given them,
 decoded once. It may lie in a file and be larger than memory.
@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from ..errors import PictureError, SourceError
-from ..modelfile import write_atomically
-from ..networks import Network
-from ..picturefiles import find_pictures
-from ..pictures import load
 from .cifar_files import find_batches, read_batches
+from .errors import PictureError, SourceError
+from .modelfile import write_atomically
+from .networks import Network
+from .picturefiles import find_pictures
+from .pictures import load
 
 DECODE_CHUNK = 256
 

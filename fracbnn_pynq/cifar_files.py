@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SourceError
-from ..importers.parameters import CIFAR10_CLASSES
+from .errors import SourceError
+from .importers.parameters import CIFAR10_CLASSES
 
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST_FILE = "test_batch"
