@@ -31,12 +31,29 @@ DECODE_CHUNK = 256
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled pictures not decoded yet: ``pictures`` are paths, encoded bytes or arrays, one per label."""
+    """Labelled pictures not decoded yet: ``pictures`` are paths, encoded bytes or arrays, one per label.
+
+    ``named``: whether the names of the classes were given; else they are made from their numbers.
+    """
 
     pictures: Sequence[Any] | npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     name: str
+    named: bool = True
+
+    def labels_for(self, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Labels as places in ``classes``, by name, or as they are where there are no names: int64 [N].
+
+        Raises :class:`~fracbnn_pynq.errors.SourceError` where a class of this source is none of ``classes``.
+        """
+        places = {name: index for index, name in enumerate(classes)}
+        own = self.classes if self.named else classes[: len(self.classes)]
+        unknown = [name for name in own if name not in places] or self.classes[len(own) :]
+        if unknown:
+            known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+            raise SourceError(f"{self.name}: expected pictures of {known}; found a class {unknown[0]!r}")
+        return np.array([places[name] for name in own], np.int64)[self.labels]
 
     def fingerprint(self) -> str:
         """Changes when the pictures or labels do (files by name, size and time of change)."""
@@ -119,10 +136,11 @@ def _archive(path: Path) -> Source:
         raise SourceError(f"{path}: expected an .npz of plain arrays, found something else ({error})") from None
     if labels.shape != (count,) or labels.min(initial=0) < 0:
         raise SourceError(f"{path}: expected a label from 0 up for each of {count} pictures")
+    named = bool(classes)
     classes = classes or tuple(f"class {index}" for index in range(int(labels.max(initial=0)) + 1))
     if labels.max(initial=0) >= len(classes):
         raise SourceError(f"{path}: expected labels below {len(classes)}, the number of classes; found {labels.max()}")
-    return Source(pictures, labels, classes, path.name)
+    return Source(pictures, labels, classes, path.name, named)
 
 
 def decode(source: Source, network: Network, store: Path, *, progress: bool = True) -> Dataset:

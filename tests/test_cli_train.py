@@ -337,7 +337,7 @@ def test_mistakes_are_one_line(training: Any, archive: Path, run: Run, tmp_path:
             (tmp_path / "gone", "--out", out),
             "gone: expected a folder with one folder of pictures per class, or an .npz",
         ),
-        ((archive, "--out", out, "--test", two), "expected the same classes in "),
+        ((archive, "--out", out, "--test", two), "expected pictures of red, green, blue; found a class "),
         ((archive, "--out", out, "--batch", 17), "expected at least 17 pictures (a batch) to train on"),
         ((archive, "--out", out, "--initial", tmp_path / "gone.npz", "--batch", 4), "cannot read "),
         ((archive, "--out", tmp_path / "file" / "m.safetensors"), "cannot make the folder "),

@@ -64,6 +64,17 @@ def test_pictures_are_moved_by_whole_pixels():
     assert len(set(moves)) == 25
 
 
+@pytest.mark.parametrize("recipe", [Recipe(flip=False), Recipe(zoom=0.5, flip=False)], ids=["shift", "zoom"])
+def test_pictures_stay_in_place_at_the_end(recipe: Recipe):
+    given = some()
+    before, after = (
+        augment(given, recipe, torch.Generator().manual_seed(1), progress)
+        for progress in (recipe.in_place_from - 0.01, recipe.in_place_from)
+    )
+    assert not torch.equal(before, given)
+    assert torch.equal(after, given)
+
+
 @pytest.mark.parametrize("axis", [2, 3])
 def test_zooming_stays_inside_the_picture(axis: int):
     flat = torch.full((20, 3, 16, 16), 77, dtype=torch.uint8)

@@ -18,6 +18,7 @@ COMMANDS = {
     "camera": ("camera", "Say what a camera or a video shows, as it comes."),
     "serve": ("serve", "Classify over HTTP."),
     "models": ("models", "List, show, fetch models."),
+    "evaluate": ("evaluate", "Say how often a model is right about labelled pictures."),
     "train": ("train", "Train a network on your own pictures."),
     "import": ("importing", "Convert a trained network into a model file."),
     "bench": ("bench", "Measure how fast a model runs here."),

@@ -164,8 +164,8 @@ def _data(
 
     source = open_source(data)
     other = None if test is None else open_source(test)
-    if other is not None and other.classes != source.classes:
-        raise SourceError(f"expected the same classes in {data} and {test}, found {source.classes} and {other.classes}")
+    if other is not None:
+        other = replace(other, labels=other.labels_for(source.classes), classes=source.classes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,11 +9,15 @@ from torch.nn import functional
 from .recipe import Recipe
 
 
-def augment(pictures: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """``pictures`` shifted or zoomed, and mirrored, each in its own way; of the same shape."""
-    if recipe.zoom < 1:
+def augment(pictures: Tensor, recipe: Recipe, generator: torch.Generator, progress: float = 0.0) -> Tensor:
+    """``pictures`` shifted or zoomed, and mirrored, each in its own way; of the same shape.
+
+    At the run's ``progress``, 0 to 1.
+    """
+    in_place = progress >= recipe.in_place_from
+    if recipe.zoom < 1 and not in_place:
         pictures = _zoomed(pictures, recipe.zoom, generator)
-    elif recipe.shift > 0:
+    elif recipe.shift > 0 and not in_place:
         pictures = _shifted(pictures, round(recipe.shift * pictures.shape[-1]), generator)
     if recipe.flip:
         mirrored = torch.rand(len(pictures), generator=generator) < 0.5

@@ -18,6 +18,8 @@ class Recipe:
       closes more gates, which makes the network sparser and a little less accurate.
     * ``teacher_share``: share of the loss that is distillation; ``temperature``: of its softmax.
     * ``smoothing``: label smoothing of the other share.
+    * ``in_place_from``: from then on pictures are no longer moved or zoomed, as they will not be when they are
+      classified.
     * ``shift``: pictures are moved by up to this share of their edge; ``zoom``: smallest share of a picture's edge
       that a random crop keeps; ``flip``: whether pictures are mirrored at random.
     """
@@ -35,6 +37,7 @@ class Recipe:
     shift: float = 0.125
     zoom: float = 1.0
     flip: bool = True
+    in_place_from: float = 0.7
 
     def rate(self, progress: float) -> float:
         """Learning rate at ``progress``."""

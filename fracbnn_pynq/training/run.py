@@ -196,7 +196,7 @@ class TrainingRun:
         progress, recipe = self.progress, self.recipe
         generator = torch.Generator().manual_seed(hash((self.seed, self._state.step)) & (2**63 - 1))
         pictures, labels = self._batch()
-        pictures = augment(pictures, recipe, generator)
+        pictures = augment(pictures, recipe, generator, progress)
         taught = self.teacher(pictures) if self.teacher is not None else None
         size = recipe.size(progress, self.network.image_size, self._multiple)
         set_binary(self.module, recipe.binary(progress))

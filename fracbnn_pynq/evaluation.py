@@ -1,0 +1,82 @@
+"""How often a classifier is right about labelled pictures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .classifier import Classifier
+from .datasets import Source
+from .errors import PictureError, SourceError
+from .pictures import load
+
+BATCH = 256
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Counts over the pictures of one source. ``by_class``: of each class, the right ones and all."""
+
+    name: str
+    pictures: int
+    right: int
+    right_in_top: int
+    by_class: dict[str, tuple[int, int]]
+
+    @property
+    def share(self) -> float:
+        """Top-1 accuracy, 0 to 1."""
+        return self.right / self.pictures
+
+    @property
+    def share_in_top(self) -> float:
+        """Share of the pictures whose label is among the :data:`TOP` best answers."""
+        return self.right_in_top / self.pictures
+
+    @property
+    def standard_error(self) -> float:
+        """Of :attr:`share`, from the number of pictures."""
+        return math.sqrt(self.share * (1 - self.share) / self.pictures)
+
+
+def evaluate(classifier: Classifier, source: Source, done: Callable[[int], object] = lambda _: None) -> Accuracy:
+    """Classify all of ``source``; ``done`` is told how many pictures each step was.
+
+    Classes are matched by their names where there are any, so that their order does not matter and some may be missing.
+    Raises :class:`~fracbnn_pynq.errors.SourceError` for classes that the model does not know, and for no or unreadable
+    pictures.
+    """
+    truth = source.labels_for(classifier.labels)
+    if not len(truth):
+        raise SourceError(f"{source.name}: expected labelled pictures, found none")
+    top = min(TOP, len(classifier.labels))
+    found = np.zeros((len(truth), top), np.int64)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(truth), BATCH):
+            part = range(start, min(start + BATCH, len(truth)))
+            images = np.stack(list(pool.map(lambda index: _read(classifier, source, index), part)))
+            # Stable, so that equal logits are in the order of classes, as in Classifier.rank.
+            found[part.start : part.stop] = np.argsort(-classifier.logits(images), axis=1, kind="stable")[:, :top]
+            done(len(part))
+    right = found[:, 0] == truth
+    by_class = {
+        classifier.labels[index]: (int(right[truth == index].sum()), int((truth == index).sum()))
+        for index in np.unique(truth)
+    }
+    return Accuracy(
+        source.name, len(truth), int(right.sum()), int((found == truth[:, None]).any(axis=1).sum()), by_class
+    )
+
+
+def _read(classifier: Classifier, source: Source, index: int) -> npt.NDArray[np.uint8]:
+    try:
+        return load(source.pictures[index], classifier.network)
+    except PictureError as error:
+        raise SourceError(f"{source.name}, picture {index}: {error}; take it out, or replace it") from None
