@@ -20,7 +20,7 @@ from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
-from service_support import random_images, running, wrapped
+from service_support import Engine, random_images, running, wrapped
 
 from fracbnn_pynq import Classifier
 from fracbnn_pynq.thermometer import levels
@@ -150,12 +150,24 @@ def test_the_webcam_is_followed_until_it_is_stopped(person):
     assert person.until_text("#label")
     assert float(person.text("#latency").split()[0]) > 0
     assert person.find("#webcam").get_attribute("aria-pressed") == "true"
-    person.until(lambda: person.find("#status").get_attribute("textContent"), "nothing was said")
     person.find("#webcam").click()
     assert person.text("#webcam") == "Start webcam"
     assert not person.find("#video").is_displayed()
     assert person.driver.execute_script("return document.getElementById('video').srcObject") is None
     assert person.console() == []
+
+
+def test_a_label_that_stays_is_said(person, classifier):
+    class Sure(Engine):
+        def logits(self, images):
+            return np.tile(np.arange(10, dtype=np.float32), (len(images), 1))
+
+    sure, _ = wrapped(classifier, Sure)
+    with running({"cifar10": sure}) as server:
+        other = Person(person.driver, server.url)
+        other.find("#webcam").click()
+        other.until(lambda: other.find("#status").get_attribute("textContent") == "truck", "nothing was said")
+        other.find("#webcam").click()
 
 
 def test_frames_are_sent_one_at_a_time(person, classifier):
