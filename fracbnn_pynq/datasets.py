@@ -25,6 +25,7 @@ from .modelfile import write_atomically
 from .networks import Network
 from .picturefiles import find_pictures
 from .pictures import load
+from .resizing import Pixels
 
 DECODE_CHUNK = 256
 
@@ -54,6 +55,16 @@ class Source:
             known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
             raise SourceError(f"{self.name}: expected pictures of {known}; found a class {unknown[0]!r}")
         return np.array([places[name] for name in own], np.int64)[self.labels]
+
+    def read(self, index: int, network: Network) -> Pixels:
+        """Picture ``index`` as ``network`` reads it, uint8 [edge, edge, 3].
+
+        Raises :class:`~fracbnn_pynq.errors.SourceError` naming a picture that cannot be read.
+        """
+        try:
+            return load(self.pictures[index], network)
+        except PictureError as error:
+            raise SourceError(f"{self.name}, picture {index}: {error}; take it out, or replace it") from None
 
     def fingerprint(self) -> str:
         """Changes when the pictures or labels do (files by name, size and time of change)."""
@@ -163,10 +174,7 @@ def _decode_into(store: Path, source: Source, network: Network, progress: bool) 
     target = np.lib.format.open_memmap(store, "w+", np.uint8, (count, 3, edge, edge))
 
     def work(index: int) -> None:
-        try:
-            target[index] = load(source.pictures[index], network).transpose(2, 0, 1)
-        except PictureError as error:
-            raise SourceError(f"{source.name}, picture {index}: {error}; take it out, or replace it") from None
+        target[index] = source.read(index, network).transpose(2, 0, 1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=count, desc="decoding", disable=not progress) as bar:
         for start in range(0, count, DECODE_CHUNK):

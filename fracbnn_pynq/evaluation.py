@@ -9,12 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from .classifier import Classifier
 from .datasets import Source
-from .errors import PictureError, SourceError
-from .pictures import load
+from .errors import SourceError
 
 BATCH = 256
 TOP = 5
@@ -61,7 +59,7 @@ def evaluate(classifier: Classifier, source: Source, done: Callable[[int], objec
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(truth), BATCH):
             part = range(start, min(start + BATCH, len(truth)))
-            images = np.stack(list(pool.map(lambda index: _read(classifier, source, index), part)))
+            images = np.stack(list(pool.map(lambda index: source.read(index, classifier.network), part)))
             # Stable, so that equal logits are in the order of classes, as in Classifier.rank.
             found[part.start : part.stop] = np.argsort(-classifier.logits(images), axis=1, kind="stable")[:, :top]
             done(len(part))
@@ -73,10 +71,3 @@ def evaluate(classifier: Classifier, source: Source, done: Callable[[int], objec
     return Accuracy(
         source.name, len(truth), int(right.sum()), int((found == truth[:, None]).any(axis=1).sum()), by_class
     )
-
-
-def _read(classifier: Classifier, source: Source, index: int) -> npt.NDArray[np.uint8]:
-    try:
-        return load(source.pictures[index], classifier.network)
-    except PictureError as error:
-        raise SourceError(f"{source.name}, picture {index}: {error}; take it out, or replace it") from None
