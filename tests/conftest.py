@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from fracbnn_pynq import Classifier
 from fracbnn_pynq.importers import import_model
 from fracbnn_pynq.modelfile import Model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
@@ -21,6 +23,13 @@ def shared() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip("golden vectors are not here: they lie in ../shared beside the checkout and are not part of it")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Iterator[Classifier]:
+    """The bundled model on the CPU engine."""
+    with Classifier.load("cifar10", backend="cpu") as loaded:
+        yield loaded
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,6 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 from service_support import Engine, random_images, running, wrapped
 
-from fracbnn_pynq import Classifier
 from fracbnn_pynq.thermometer import levels
 
 TOKEN = "correct-horse"
@@ -33,12 +32,6 @@ def browser(tmp_path_factory):
     driver = start_browser(tmp_path_factory.mktemp("chromium"), ALLOW_CAMERA)
     yield driver
     driver.quit()
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    with Classifier.load("cifar10", backend="cpu") as loaded:
-        yield loaded
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,7 @@ pytest.importorskip("httpx")
 from fracbnn_pynq.service.settings import Settings
 from service_support import random_images, running
 
-from fracbnn_pynq import Classifier
 from fracbnn_pynq.pictures import load
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    with Classifier.load("cifar10", backend="cpu") as loaded:
-        yield loaded
 
 
 @pytest.fixture(scope="module")

@@ -21,18 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from service_support import bytes_tensor, client_of, infer_body, random_images
 
-from fracbnn_pynq import Classifier
 from fracbnn_pynq.classifier import softmax
 from fracbnn_pynq.networks import CIFAR10
 
 INFER = "/v2/models/cifar10/infer"
 LENGTH = "Inference-Header-Content-Length"
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    with Classifier.load("cifar10", backend="cpu") as loaded:
-        yield loaded
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,7 @@ from fracbnn_pynq.service.settings import Settings
 from PIL import Image
 from service_support import client_of, random_images
 
-from fracbnn_pynq import Classifier
-
 JPEG = {"Content-Type": "image/jpeg"}
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    with Classifier.load("cifar10", backend="cpu") as loaded:
-        yield loaded
 
 
 @pytest.fixture(scope="module")

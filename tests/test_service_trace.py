@@ -21,12 +21,6 @@ from fracbnn_pynq.pictures import load
 
 
 @pytest.fixture(scope="module")
-def classifier():
-    with Classifier.load("cifar10", backend="cpu") as loaded:
-        yield loaded
-
-
-@pytest.fixture(scope="module")
 def client(classifier):
     with client_of({"cifar10": classifier}, Settings(max_pixels=1_000_000)) as client:
         yield client

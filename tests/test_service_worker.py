@@ -20,17 +20,10 @@ httpx = pytest.importorskip("httpx")
 from fracbnn_pynq.service.settings import Settings
 from service_support import ReloadableEngine, client_of, infer_body, metric, random_images, wrapped
 
-from fracbnn_pynq import Classifier
 from fracbnn_pynq.errors import AcceleratorError
 
 INFER = "/v2/models/cifar10/infer"
 BODY = infer_body(random_images(1))
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    with Classifier.load("cifar10", backend="cpu") as loaded:
-        yield loaded
 
 
 def until(condition, seconds=5.0):
