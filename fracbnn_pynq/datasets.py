@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .cifar_files import find_batches, read_batches
 from .errors import PictureError, SourceError
-from .modelfile import write_atomically
+from .files import write_file
 from .networks import Network
 from .picturefiles import find_pictures
 from .pictures import load
@@ -164,7 +164,7 @@ def decode(source: Source, network: Network, store: Path, *, progress: bool = Tr
     if not (store.exists() and marker.exists() and marker.read_text(encoding="utf-8") == key):
         marker.unlink(missing_ok=True)
         _decode_into(store, source, network, progress)
-        write_atomically(marker, key.encode())
+        write_file(marker, key.encode(), SourceError)
     return Dataset(np.load(store, mmap_mode="r"), source.labels, source.classes, source.name)
 
 

@@ -20,8 +20,6 @@ import hashlib
 import json
 import os
 import reprlib
-import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ModelError
+from .files import read_file, write_file
 from .fixedpoint import round_half_up
 from .networks import LAYER_PARAMETERS, GatedLayer, Network, Stem, get_network
 
@@ -204,7 +203,7 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
     }
     header["checksum"] = _checksum(header, stored)
     data = save(stored, {"fracbnn": json.dumps(header, sort_keys=True)})
-    write_atomically(Path(path), data)
+    write_file(Path(path), data, ModelError)
 
 
 def _as_json(provenance: Mapping[str, Any]) -> Any:
@@ -215,30 +214,6 @@ def _as_json(provenance: Mapping[str, Any]) -> Any:
         raise ModelError(f"provenance: expected a mapping that JSON can hold, found something else ({error})") from None
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: into a temporary neighbour, then renamed over ``path``."""
-    try:
-        if path.exists() and not path.is_file():
-            raise ModelError(f"cannot write {path}: expected a file or a free name, found a folder or a device")
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise ModelError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())  # else a power cut may leave the new name with nothing in it
-        # mkstemp makes files for the owner alone; give this one the permissions a plain open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ModelError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)  # gone already, unless something went wrong
-
-
 def load_model(path: str | os.PathLike[str]) -> Model:
     """Read and check a model file.
 
@@ -246,15 +221,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     holds anything but the tensors of its network.
     """
     path = Path(path)
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path}: expected a model file, found a folder or a device")
-        if status.st_size > MAX_FILE_SIZE:
-            raise ModelError(f"{path}: expected a model file of at most {MAX_FILE_SIZE} bytes, found {status.st_size}")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read model file {path}: {error.strerror}") from None
+    data = read_file(path, MAX_FILE_SIZE, ModelError, "model file")
     try:
         return parse_model(data)
     except ModelError as error:

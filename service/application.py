@@ -26,7 +26,7 @@ from .hub import Hub
 from .limits import Memory
 from .schemas import errors
 from .settings import Settings
-from .shortcuts import answer_directly, shortcut
+from .shortcuts import HANDLER, answer_directly, shortcut
 
 router = APIRouter(tags=["operation"])
 
@@ -38,10 +38,11 @@ class Application(FastAPI):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request (ASGI)."""
-        if shortcut(scope) is None:
+        handler = shortcut(scope)
+        if handler is None:
             await super().__call__(scope, receive, send)
         else:
-            scope["app"] = self
+            scope.update({"app": self, HANDLER: handler})
             await self.direct(scope, receive, send)
 
 

@@ -19,6 +19,8 @@ from . import oip, rest
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
+HANDLER = "fracbnn.handler"
+"""Where in a request's scope its handler stands."""
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 
 
@@ -36,9 +38,7 @@ def shortcut(scope: Mapping[str, Any]) -> Handler | None:
 
 
 async def answer_directly(scope: Any, receive: Any, send: Any) -> None:
-    """ASGI application of the requests that :func:`shortcut` knows."""
-    handler = shortcut(scope)
-    if handler is None:
-        raise LookupError(f"no shortcut to {scope['path']}")
+    """ASGI application of requests whose ``scope`` has what :func:`shortcut` found for them."""
+    handler: Handler = scope[HANDLER]
     response = await handler(Request(scope, receive))
     await response(scope, receive, send)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fracbnn_pynq import Classifier
@@ -57,6 +58,23 @@ def cifar10_release(shared: Path) -> Model:
 
 
 @pytest.fixture(scope="session")
+def imagenet_release(shared: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Arrays of the authors' ImageNet release: ``packed.*`` as deployed, ``sample.*``, and parameters by name."""
+    with np.load(shared / "golden" / "imagenet_authors_weights.npz") as arrays:
+        yield arrays
+
+
+@pytest.fixture(scope="session")
 def imagenet_authors(shared: Path) -> Model:
     """The authors' ImageNet network."""
     return _authors_model("imagenet_authors")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch with one thread, which tests beside one another share a machine with best."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -19,7 +19,6 @@ from fracbnn_pynq.backends.overlay import OverlayBackend
 from fracbnn_pynq.backends.reference import ReferenceBackend
 from fracbnn_pynq.board import catalog
 from fracbnn_pynq.errors import AcceleratorError, BackendError, OverlayError
-from fracbnn_pynq.importers import import_model
 from fracbnn_pynq.modelfile import save_model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
 from fracbnn_pynq.simulator.handoff import make_bit
@@ -28,17 +27,6 @@ needs_pynq = pytest.mark.skipif(
     importlib.util.find_spec("pynq") is None, reason="pynq is not installed: the simulated board is built on it"
 )
 PICTURE = Path(__file__).resolve().parents[1] / "notebooks" / "pictures" / "cat.jpg"
-
-
-@pytest.fixture(scope="module")
-def authors(shared):
-    return import_model([shared / "golden" / "cifar10_prebuilt_weights.npz"], CIFAR10)
-
-
-@pytest.fixture(scope="module")
-def imagenet_authors(shared):
-    classes = tuple(f"class {i}" for i in range(1000))
-    return import_model([shared / "golden" / "imagenet_authors_weights.npz"], IMAGENET, classes=classes)
 
 
 @pytest.fixture(scope="module")
@@ -73,32 +61,32 @@ def simulated():
 
 
 @needs_pynq
-def test_golden_pictures(simulated, authors, golden, prebuilt):
-    backend = simulated(authors)
+def test_golden_pictures(simulated, cifar10_authors, golden, prebuilt):
+    backend = simulated(cifar10_authors)
     assert (backend.name, backend.network, backend.arithmetic.name) == ("overlay", CIFAR10, "cifar10-2020")
     assert np.array_equal(backend.logits(golden["images"]), prebuilt["csim_logits"])
     assert backend.timings["total"] > 0
 
 
 @needs_pynq
-def test_lossless_golden_pictures(simulated, authors, shared, prebuilt):
+def test_lossless_golden_pictures(simulated, cifar10_authors, shared, prebuilt):
     with np.load(shared / "data" / "cifar10_lossless_1017.npz") as data:
         images = data["images"]
-    backend = simulated(authors)
+    backend = simulated(cifar10_authors)
     assert np.array_equal(backend.logits(images), prebuilt["lossless_csim_logits"])
     assert images.shape == (1017, 32, 32, 3)
 
 
 @needs_pynq
-def test_a_build_of_the_2021_release(simulated, authors, golden):
-    backend = simulated(authors, arithmetic="cifar10-2021")
+def test_a_build_of_the_2021_release(simulated, cifar10_authors, golden):
+    backend = simulated(cifar10_authors, arithmetic="cifar10-2021")
     assert np.array_equal(backend.logits(golden["images"]), golden["csim_logits"])
 
 
 @needs_pynq
-def test_published_latency(simulated, authors, golden, prebuilt, monkeypatch):
+def test_published_latency(simulated, cifar10_authors, golden, prebuilt, monkeypatch):
     monkeypatch.setenv("FRACBNN_SIM_LATENCY", "published")
-    backend = simulated(authors, simulation=None)
+    backend = simulated(cifar10_authors, simulation=None)
     assert np.array_equal(backend.logits(golden["images"]), prebuilt["csim_logits"])
     assert backend.timings["run"] >= 0.355
 
@@ -106,9 +94,9 @@ def test_published_latency(simulated, authors, golden, prebuilt, monkeypatch):
 @needs_pynq
 @pytest.mark.parametrize(("stem", "network"), [("FracNet_T_0", CIFAR10), ("0503", IMAGENET)])
 def test_the_published_hand_off_files(
-    stem, network, shared, tmp_path, authors, imagenet_authors, golden, prebuilt, monkeypatch
+    stem, network, shared, tmp_path, cifar10_authors, imagenet_authors, golden, prebuilt, monkeypatch
 ):
-    """With the authors' own hand-off files, found in the cache as on a board."""
+    """With the cifar10_authors' own hand-off files, found in the cache as on a board."""
     pynq = simulator.import_pynq()
     artifact = catalog.get_overlay(network.name)
     bit = tmp_path / f"{stem}.bit"
@@ -117,7 +105,7 @@ def test_the_published_hand_off_files(
     monkeypatch.setattr(
         "fracbnn_pynq.backends.overlay.locate", lambda wanted: {"bitstream": bit} if wanted is artifact else {}
     )
-    model = authors if network is CIFAR10 else imagenet_authors
+    model = cifar10_authors if network is CIFAR10 else imagenet_authors
     with simulator.install(latency="none", model=model):
         assert pynq.Device.active_device.part.startswith(artifact.part)
         backend = OverlayBackend.open(
@@ -149,12 +137,11 @@ def test_golden_photos(simulated, imagenet_authors, shared):
 
 
 @needs_pynq
-def test_the_authors_sample_picture(simulated, imagenet_authors, shared):
+def test_the_authors_sample_picture(simulated, imagenet_authors, imagenet_release):
     """The release has it as image words only, so one picture with these thermometer levels stands for it."""
     from fracbnn_pynq.board.layout import pack_imagenet_image, unpack_imagenet_image
 
-    with np.load(shared / "golden" / "imagenet_authors_weights.npz") as data:
-        words, codes, top5 = (data[f"sample.{name}"] for name in ("image_thermo", "result_q4", "top5"))
+    words, codes, top5 = (imagenet_release[f"sample.{name}"] for name in ("image_thermo", "result_q4", "top5"))
     image = np.minimum(unpack_imagenet_image(words).astype(int) * 8, 255).astype(np.uint8)
     assert np.array_equal(pack_imagenet_image(image), words)
     backend = simulated(imagenet_authors)
@@ -166,11 +153,11 @@ def test_the_authors_sample_picture(simulated, imagenet_authors, shared):
 
 
 @needs_pynq
-def test_a_photograph_from_file_to_label(authors, tmp_path, monkeypatch):
+def test_a_photograph_from_file_to_label(cifar10_authors, tmp_path, monkeypatch):
     simulator.import_pynq()
     monkeypatch.setenv("FRACBNN_SIM_LATENCY", "none")
     path = tmp_path / "model.safetensors"
-    save_model(authors, path)
+    save_model(cifar10_authors, path)
     with Classifier.load(path, backend="overlay", board="simulated") as classifier:
         found = classifier.classify(PICTURE)
         assert (classifier.backend, classifier.arithmetic) == ("overlay", "cifar10-2020")
@@ -181,55 +168,58 @@ def test_a_photograph_from_file_to_label(authors, tmp_path, monkeypatch):
 # What cannot be
 
 
-def test_arithmetics_the_core_has_not(authors):
+def test_arithmetics_the_core_has_not(cifar10_authors):
     for board, arithmetic in [("simulated", "faithful"), ("real", "cifar10-2021"), ("simulated", "float")]:
         with pytest.raises(BackendError, match=f"not in '{arithmetic}'; leave it at auto, or use --backend cpu"):
-            OverlayBackend.open(authors, model_name="cifar10-authors", board=board, arithmetic=arithmetic)
+            OverlayBackend.open(cifar10_authors, model_name="cifar10-authors", board=board, arithmetic=arithmetic)
 
 
-def test_weights_the_bitstream_has_not(authors):
+def test_weights_the_bitstream_has_not(cifar10_authors):
     for name in ("cifar10", None, "/some/model.safetensors"):
         with pytest.raises(
             BackendError, match=r"built in and cannot run .*; use --model cifar10-authors, or --backend"
         ):
-            OverlayBackend.open(authors, model_name=name, board="real")
+            OverlayBackend.open(cifar10_authors, model_name=name, board="real")
 
 
-def test_an_overlay_that_has_not_been_fetched(authors, tmp_path, monkeypatch):
+def test_an_overlay_that_has_not_been_fetched(cifar10_authors, tmp_path, monkeypatch):
     monkeypatch.setenv("FRACBNN_CACHE", str(tmp_path))
     with pytest.raises(BackendError, match="run 'fracbnn overlays fetch cifar10-overlay'"):
-        OverlayBackend.open(authors, model_name="cifar10-authors", board="real")
+        OverlayBackend.open(cifar10_authors, model_name="cifar10-authors", board="real")
 
 
-def test_a_machine_without_a_board(authors):
+def test_a_machine_without_a_board(cifar10_authors):
     with pytest.raises(BackendError, match=r"--board simulated .* --backend cpu"):
-        OverlayBackend.open(authors, model_name="cifar10-authors", board="auto")
+        OverlayBackend.open(cifar10_authors, model_name="cifar10-authors", board="auto")
 
 
-def test_without_pynq(authors, monkeypatch, tmp_path):
+def test_without_pynq(cifar10_authors, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pynq", None)
     monkeypatch.setattr("fracbnn_pynq.backends.overlay.locate", lambda artifact: {"bitstream": tmp_path / "x.bit"})
     for board in ("real", "simulated"):
         with pytest.raises(BackendError, match=r"pip install 'fracbnn-pynq\[board\]'"):
-            OverlayBackend.open(authors, model_name="cifar10-authors", board=board, lock=tmp_path / "lock")
+            OverlayBackend.open(cifar10_authors, model_name="cifar10-authors", board=board, lock=tmp_path / "lock")
 
 
 @needs_pynq
-def test_one_simulated_board_at_a_time(simulated, authors):
-    backend = simulated(authors)
+def test_one_simulated_board_at_a_time(simulated, cifar10_authors):
+    backend = simulated(cifar10_authors)
     with pytest.raises(BackendError, match="in use by this process: close the classifier that uses it first"):
-        simulated(authors)
+        simulated(cifar10_authors)
     backend.close()
     backend.close()
-    assert simulated(authors).logits(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 10)
+    assert simulated(cifar10_authors).logits(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 10)
 
 
 @needs_pynq
-def test_a_backend_nobody_holds_is_closed(authors):
+def test_a_backend_nobody_holds_is_closed(cifar10_authors):
     simulator.import_pynq()
     for _ in range(2):
         backend = OverlayBackend.open(
-            authors, model_name=None, board="simulated", simulation={"latency": "none", "cifar10": lambda words: words}
+            cifar10_authors,
+            model_name=None,
+            board="simulated",
+            simulation={"latency": "none", "cifar10": lambda words: words},
         )
         assert backend.simulated
         del backend
@@ -245,15 +235,15 @@ def test_a_backend_nobody_holds_is_closed(authors):
         ("cma-exhausted@2", AcceleratorError, "contiguous memory"),
     ],
 )
-def test_faults_of_the_board_leave_nothing_behind(simulated, authors, fault, error, message):
+def test_faults_of_the_board_leave_nothing_behind(simulated, cifar10_authors, fault, error, message):
     with pytest.raises(error, match=message):
-        simulated(authors, simulation={"latency": "none", "faults": [fault]})
-    assert simulated(authors).logits(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 10)
+        simulated(cifar10_authors, simulation={"latency": "none", "faults": [fault]})
+    assert simulated(cifar10_authors).logits(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 10)
 
 
 @needs_pynq
-def test_reloading(simulated, authors, golden, prebuilt):
-    backend = simulated(authors, simulation={"latency": "none", "faults": ["hang@2"]}, timeout_s=0.2)
+def test_reloading(simulated, cifar10_authors, golden, prebuilt):
+    backend = simulated(cifar10_authors, simulation={"latency": "none", "faults": ["hang@2"]}, timeout_s=0.2)
     with pytest.raises(AcceleratorError):
         backend.logits(golden["images"])
     backend.reload()
@@ -291,8 +281,8 @@ def process(model, lock, fault=""):
 
 
 @needs_pynq
-def test_a_second_process_is_told_and_a_killed_one_leaves_the_board_free(authors, tmp_path):
-    save_model(authors, tmp_path / "model.safetensors")
+def test_a_second_process_is_told_and_a_killed_one_leaves_the_board_free(cifar10_authors, tmp_path):
+    save_model(cifar10_authors, tmp_path / "model.safetensors")
     paths = tmp_path / "model.safetensors", tmp_path / "lock"
     with process(*paths, "hang@5") as first:
         assert first.stdout.readline() == "open\n"  # and now it is in the middle of a picture that does not end
@@ -304,6 +294,6 @@ def test_a_second_process_is_told_and_a_killed_one_leaves_the_board_free(authors
     with process(*paths) as third:
         assert third.stdout.readline() == "open\n"
         images = np.arange(64 * 3072, dtype=np.uint32).astype(np.uint8).reshape(64, 32, 32, 3)
-        expected = ReferenceBackend(authors, "cifar10-2020").logits(images).sum()
+        expected = ReferenceBackend(cifar10_authors, "cifar10-2020").logits(images).sum()
         assert third.stdout.readline().strip() == str(expected)
         assert third.wait(30) == 0

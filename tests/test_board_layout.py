@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,6 @@ from fracbnn_pynq.thermometer import levels, planes
 
 def word(table: np.ndarray, index: int) -> int:
     return int.from_bytes(table[index].tobytes(), "little")
-
-
-@pytest.fixture(scope="module")
-def authors(shared: Path) -> dict[str, Any]:
-    with np.load(shared / "golden" / "imagenet_authors_weights.npz") as data:
-        return {name: data[name] for name in data.files}
 
 
 # Sizes
@@ -155,12 +150,12 @@ def test_planes_refuse_low_bits_and_other_types():
         layout.cifar10_planes(np.zeros((3, 32, 32)))
 
 
-def test_published_images(shared: Path, authors: dict[str, Any]):
+def test_published_images(shared: Path, imagenet_release: Mapping[str, np.ndarray]):
     with np.load(shared / "golden" / "cifar10_csim_64.npz") as data:
         np.testing.assert_array_equal(layout.pack_cifar10_image(data["images"]), data["packed"])
     with np.load(shared / "golden" / "imagenet_csim_4.npz") as data:
         np.testing.assert_array_equal(layout.pack_imagenet_image(data["images"]), data["image_thermo"])
-    sample = authors["sample.image_thermo"]
+    sample = imagenet_release["sample.image_thermo"]
     found = layout.unpack_imagenet_image(sample)
     colours = np.minimum(found.astype(int) * 8, 255).astype(np.uint8)
     np.testing.assert_array_equal(layout.pack_imagenet_image(colours), sample)
@@ -210,9 +205,9 @@ def test_stale_lanes_stay(seed: int):
     np.testing.assert_array_equal(clean.reshape(448, 64), words)
 
 
-def test_published_results(shared: Path, authors: dict[str, Any]):
-    found = layout.unpack_imagenet_result(authors["sample.result_words"])
-    np.testing.assert_array_equal(found, authors["sample.result_q4"])
+def test_published_results(shared: Path, imagenet_release: Mapping[str, np.ndarray]):
+    found = layout.unpack_imagenet_result(imagenet_release["sample.result_words"])
+    np.testing.assert_array_equal(found, imagenet_release["sample.result_q4"])
     with np.load(shared / "golden" / "imagenet_csim_4.npz") as data:
         for words, codes in zip(data["result_words"], data["result_q4"], strict=True):
             np.testing.assert_array_equal(layout.unpack_imagenet_result(words), codes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,17 +26,11 @@ def word(table: np.ndarray, index: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def authors(shared: Path) -> dict[str, Any]:
-    with np.load(shared / "golden" / "imagenet_authors_weights.npz") as data:
-        return {name: data[name] for name in data.files}
-
-
-@pytest.fixture(scope="module")
-def buffers(authors: dict[str, Any]) -> layout.ImageNetBuffers:
+def buffers(imagenet_release: Mapping[str, np.ndarray]) -> layout.ImageNetBuffers:
     return layout.ImageNetBuffers(
-        authors["packed.conv_weight_3x3_all_new"].reshape(-1, 64),
-        authors["packed.conv_weight_1x1_all_new"].reshape(-1, 64),
-        authors["packed.weights_all"].view("<i4").reshape(-1, 16),
+        imagenet_release["packed.conv_weight_3x3_all_new"].reshape(-1, 64),
+        imagenet_release["packed.conv_weight_1x1_all_new"].reshape(-1, 64),
+        imagenet_release["packed.weights_all"].view("<i4").reshape(-1, 16),
     )
 
 
@@ -50,20 +45,24 @@ def blank_imagenet() -> layout.ImageNetWeights:
 # Weights of the ImageNet core
 
 
-def named(authors: dict[str, Any], name: str) -> np.ndarray:
-    return authors[name].reshape(-1).astype(np.float64)
+def named(imagenet_release: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    return imagenet_release[name].reshape(-1).astype(np.float64)
 
 
-def test_published_imagenet_weights(authors: dict[str, Any], buffers: layout.ImageNetBuffers):
+def test_published_imagenet_weights(imagenet_release: Mapping[str, np.ndarray], buffers: layout.ImageNetBuffers):
     found = layout.unpack_imagenet_weights(buffers)
-    np.testing.assert_array_equal(found.stem_weight, authors["model.0.0.weight"].transpose(0, 2, 3, 1) > 0)
-    np.testing.assert_array_equal(found.stem_bn, [named(authors, f"model.0.1.{part}") for part in ("weight", "bias")])
+    np.testing.assert_array_equal(found.stem_weight, imagenet_release["model.0.0.weight"].transpose(0, 2, 3, 1) > 0)
+    np.testing.assert_array_equal(
+        found.stem_bn, [named(imagenet_release, f"model.0.1.{part}") for part in ("weight", "bias")]
+    )
     assert list(found.layers) == [layer.name for layer in IMAGENET.layers]
     for block in range(1, 14):
         for half, (mine, theirs) in enumerate((("conv3x3", "conv3x3"), ("conv1x1", "pointwise")), start=1):
             bits, parameters = found.layers[f"block{block}.{mine}"]
             prefix = f"model.{block}."
-            np.testing.assert_array_equal(bits, authors[f"{prefix}{theirs}.0.weight"].transpose(0, 2, 3, 1) > 0)
+            np.testing.assert_array_equal(
+                bits, imagenet_release[f"{prefix}{theirs}.0.weight"].transpose(0, 2, 3, 1) > 0
+            )
             names = {
                 "threshold": f"{theirs}.0.threshold",
                 "bn1_weight": f"{theirs}.1.weight",
@@ -74,7 +73,7 @@ def test_published_imagenet_weights(authors: dict[str, Any], buffers: layout.Ima
                 "bn2_weight": f"shiftbn{half}.weight",
                 "bn2_bias": f"shiftbn{half}.bias",
             }
-            expected = [named(authors, prefix + names[parameter]) for parameter in LAYER_PARAMETERS]
+            expected = [named(imagenet_release, prefix + names[parameter]) for parameter in LAYER_PARAMETERS]
             np.testing.assert_array_equal(parameters, expected)
     again = layout.pack_imagenet_weights(*found)
     for one, other in zip(again, buffers, strict=True):

@@ -347,7 +347,7 @@ def test_import(run: Run, archive: Path, tmp_path: Path):
         (["--provenance", "[1]"], "--provenance: expected a JSON object, found list"),
         (["--provenance", "[" * 100_000], "--provenance: expected a JSON object"),
         (["--provenance", '{"n": ' + "9" * 5000 + "}"], "--provenance: expected a JSON object"),
-        (["--classes", "missing.txt"], "cannot read missing.txt"),
+        (["--classes", "missing.txt"], "cannot read file missing.txt"),
         (["--classes", "two.txt"], "expected a class name for each of the network's 10 outputs, found 2 names"),
         (["--classes", "latin.txt"], "latin.txt: expected class names in UTF-8"),
         (["--classes", "control.txt"], "class names of printable characters"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,17 +118,15 @@ def test_imagenet_reference_with_and_without_the_overlap(shared: Path, imagenet_
 
 
 @needs_kernels
-def test_imagenet_sample_image(shared: Path) -> None:
+def test_imagenet_sample_image(imagenet_release: Mapping[str, np.ndarray], imagenet_authors: Model) -> None:
     """The picture that comes with the authors' deployment files, given as thermometer words."""
-    golden = np.load(shared / "golden" / "imagenet_authors_weights.npz")
-    model = import_archive(shared / "golden" / "imagenet_authors_weights.npz", IMAGENET, {}, None)
-    words = golden["sample.image_thermo"]
+    words = imagenet_release["sample.image_thermo"]
     lit = ((words[..., None] >> np.arange(32, dtype=np.uint32)) & 1).sum(axis=-1).astype(np.uint8)
-    backend = CpuBackend(model, "imagenet-2021")
+    backend = CpuBackend(imagenet_authors, "imagenet-2021")
     batch = lit.transpose(1, 2, 0)[None]
-    assert np.array_equal(backend.result_map_from_levels(batch)[0], golden["sample.result_q4"])
+    assert np.array_equal(backend.result_map_from_levels(batch)[0], imagenet_release["sample.result_q4"])
     best = np.argsort(-backend.logits_from_levels(batch)[0], kind="stable")[:5]
-    assert np.array_equal(best, golden["sample.top5"])
+    assert np.array_equal(best, imagenet_release["sample.top5"])
 
 
 @needs_kernels

@@ -8,7 +8,7 @@ import pickle
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -345,10 +345,11 @@ def test_host_files_in_any_order(imagenet: Model, tmp_path: Path):
     assert equal(import_model(paths[::-1], IMAGENET), imagenet)
 
 
-def test_authors_host_files_equal_their_named_parameters(shared: Path, imagenet_authors: Model, tmp_path: Path):
-    with np.load(shared / "golden" / "imagenet_authors_weights.npz") as data:
-        contents = [data[f"packed.{name}"] for name in ("conv_weight_3x3_all_new", "conv_weight_1x1_all_new")]
-        contents += [data["packed.weights_all"], data["fc.weight"], data["fc.bias"]]
+def test_authors_host_files_equal_their_named_parameters(
+    imagenet_release: Mapping[str, np.ndarray], imagenet_authors: Model, tmp_path: Path
+):
+    names = ("packed.conv_weight_3x3_all_new", "packed.conv_weight_1x1_all_new", "packed.weights_all")
+    contents = [imagenet_release[name] for name in (*names, "fc.weight", "fc.bias")]
     paths = [tmp_path / f"{i}.bin" for i in range(5)]
     for path, array in zip(paths, contents, strict=True):
         path.write_bytes(array.tobytes())
@@ -376,7 +377,7 @@ def test_damaged_host_files(imagenet: Model, tmp_path: Path):
         import_model(paths, IMAGENET)
     with open(paths[4], "wb") as stream:
         stream.truncate(1 << 40)
-    with pytest.raises(SourceError, match="expected at most 4096000 bytes, found 1099511627776"):
+    with pytest.raises(SourceError, match="expected a file of at most 4096000 bytes, found 1099511627776"):
         import_model(paths, IMAGENET)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -93,11 +94,10 @@ def test_the_bundled_model_needs_no_fetching(cache: Path):
 
 
 @pytest.fixture(scope="module")
-def release(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def release(imagenet_release: Mapping[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files of the authors' ImageNet release."""
     folder = tmp_path_factory.mktemp("release")
-    with np.load(shared / "golden" / "imagenet_authors_weights.npz") as data:
-        by_size = {data[name].nbytes: data[name] for name in data.files}
+    by_size = {array.nbytes: array for array in imagenet_release.values()}
     for file in get_weights("imagenet-authors").files:
         assert file.size is not None
         (folder / file.name).write_bytes(by_size[file.size].tobytes())

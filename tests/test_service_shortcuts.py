@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pytest
@@ -14,7 +13,7 @@ pytest.importorskip("httpx")
 from fastapi import FastAPI
 from fracbnn_pynq.service.application import create_app
 from fracbnn_pynq.service.settings import Settings
-from fracbnn_pynq.service.shortcuts import answer_directly, shortcut
+from fracbnn_pynq.service.shortcuts import shortcut
 from service_support import client_of, infer_body, metric, random_images
 
 from fracbnn_pynq import Classifier
@@ -92,8 +91,3 @@ def test_it_makes_no_difference(classifier, cat, monkeypatch):
     assert {status for _, status, *_ in short[0]} == {200, 400, 401, 404, 413, 415, 422}
     monkeypatch.setattr("fracbnn_pynq.service.application.Application.__call__", FastAPI.__call__)
     assert answers(classifier, cat) == short
-
-
-def test_other_requests_cannot_be_answered_directly():
-    with pytest.raises(LookupError, match="/v1/other"):
-        asyncio.run(answer_directly(scope_of("POST", "/v1/other"), None, None))

@@ -271,11 +271,11 @@ def test_overlays_name_the_model_inside(install, load, tmp_path):
     assert np.array_equal(Driver(load(**options)).classify(words), expected)
 
 
-def test_the_published_imagenet_core(install, load, shared, pynq):
+def test_the_published_imagenet_core(install, load, imagenet_release, pynq):
     """The authors' weights, sample picture and result, through pynq's buffers and registers."""
     install()
     core = load("imagenet").FracNet_0
-    golden = np.load(shared / "golden" / "imagenet_authors_weights.npz")
+    golden = imagenet_release
     names = ("conv_weight_3x3_all_new", "conv_weight_1x1_all_new", "weights_all")
     contents = [golden["sample.image_thermo"].view(np.uint8), *(golden[f"packed.{name}"] for name in names)]
     buffers = []

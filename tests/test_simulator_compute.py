@@ -104,12 +104,11 @@ def test_the_authors_cifar10_results(shared):
         assert np.array_equal(network(words), logits.astype(np.float32))
 
 
-def test_the_authors_imagenet_result(shared):
+def test_the_authors_imagenet_result(imagenet_release):
     """The C model's result for the authors' own sample, from the very bytes their host program loads."""
-    golden = np.load(shared / "golden" / "imagenet_authors_weights.npz")
     names = ("conv_weight_3x3_all_new", "conv_weight_1x1_all_new", "weights_all")
-    network = ImageNetNetworks()(*(golden[f"packed.{name}"].tobytes() for name in names))
-    assert np.array_equal(network(golden["sample.image_thermo"]), golden["sample.result_q4"])
+    network = ImageNetNetworks()(*(imagenet_release[f"packed.{name}"].tobytes() for name in names))
+    assert np.array_equal(network(imagenet_release["sample.image_thermo"]), imagenet_release["sample.result_q4"])
 
 
 def authors_cifar10(shared):

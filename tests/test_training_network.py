@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +43,11 @@ from fracbnn_pynq.training.quantisers import (  # noqa: E402
     split_activation,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Arrays = dict[str, np.ndarray]
 NUMBERS = st.floats(-3, 3, width=32)
 FLOATS = st.lists(NUMBERS, min_size=1, max_size=50)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tensor(values: Any, **options: Any) -> Any:

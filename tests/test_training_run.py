@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,19 +40,12 @@ from fracbnn_pynq.training.run import Budget, Report, TrainingRun  # noqa: E402
 from fracbnn_pynq.training.start import read_start, start_with  # noqa: E402
 from fracbnn_pynq.training.teacher import distillation, model_teacher  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 native = pytest.mark.skipif(not cpu.available(), reason="native kernels were not built")
 
 TINY = Recipe(batch=4, float_until=0.5, sizes=((0.0, 0.25), (0.5, 0.5)))
 LEARNING = Recipe(batch=16, peak_rate=1e-2, sizes=((0.0, 0.25), (0.25, 0.5)))
 FULL_CHECKPOINT = {"settings", "state_dict", "optimiser", "state"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tiny(folder: Path, **changes: Any) -> TrainingRun:
@@ -575,7 +568,7 @@ def test_models_of_another_network_are_no_start(tmp_path: Path):
 
 def test_accuracy_while_weights_are_real_is_that_of_the_float_network(tmp_path: Path):
     run = tiny(tmp_path)
-    assert evaluate.quick_accuracy(run.module, run.model({}), run.test, binary=False) in {i / 6 for i in range(7)}
+    assert evaluate.quick_accuracy(run.module, run.model(), run.test, binary=False) in {i / 6 for i in range(7)}
     assert not gated_layers(run.module)[0].binary
 
 

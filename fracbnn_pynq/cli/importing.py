@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from ..errors import SourceError
+from ..files import read_file
 from ..importers import import_model
-from ..importers.files import read_source
 from ..modelfile import save_model
 from ..networks import NETWORKS, get_network
 
@@ -38,7 +38,7 @@ def command(sources: tuple[Path, ...], network: str, out: Path, classes: Path | 
 
 def _parse_classes(path: Path) -> tuple[str, ...]:
     try:
-        text = read_source(path, MAX_TEXT).decode("utf-8-sig")
+        text = read_file(path, MAX_TEXT, SourceError).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: expected class names in UTF-8, one a line, found other bytes ({error})") from None
     return tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SourceError
+from ..files import read_file
 from ..modelfile import Model
 from ..networks import CIFAR10, Network
-from .files import read_source
 from .hls_tables import convolutions
 from .parameters import build_model, default_classes
 
@@ -43,7 +43,7 @@ def read_parameters(path: Path, network: Network) -> dict[str, npt.NDArray[Any]]
 
 
 def _npz_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    data = read_source(path, MAX_ARCHIVE_SIZE)
+    data = read_file(path, MAX_ARCHIVE_SIZE, SourceError)
     try:
         return _read_npz(data)
     except SourceError as error:
@@ -90,7 +90,7 @@ def _state_dict_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             f"{path} is a PyTorch file and PyTorch is not installed: install torch, or save the parameters as .npz "
             "(numpy.savez with the same names)"
         ) from None
-    data = read_source(path, MAX_ARCHIVE_SIZE)
+    data = read_file(path, MAX_ARCHIVE_SIZE, SourceError)
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its readers do

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from ..board.weightlayout import unpack_cifar10_weights
 from ..errors import ModelError, SourceError
+from ..files import read_file
 from ..modelfile import Model
 from ..networks import CIFAR10
-from .files import read_source
 from .parameters import CIFAR10_CLASSES, build_model, parameter_sizes
 
 CONVOLUTIONS = "conv_weight_all"
@@ -45,7 +45,7 @@ def import_hls_tables(paths: Iterable[Path], provenance: dict[str, Any]) -> Mode
     tables: dict[str, npt.NDArray[Any]] = {}
     wanted = _wanted_names()
     for path in paths:
-        text = read_source(path, MAX_HEADER_SIZE).decode("utf-8", "replace")
+        text = read_file(path, MAX_HEADER_SIZE, SourceError).decode("utf-8", "replace")
         tables.update(read_tables(text, {CONVOLUTIONS, *wanted}, str(path)))
     if CONVOLUTIONS not in tables:
         raise SourceError(f"expected a table {CONVOLUTIONS} in one of the files, found none; give both header files")

@@ -21,9 +21,9 @@ from ..board.layout import (
 )
 from ..board.weightlayout import ImageNetBuffers, unpack_imagenet_weights
 from ..errors import ModelError, SourceError
+from ..files import read_file
 from ..modelfile import LayerParameters, Model
 from ..networks import IMAGENET
-from .files import read_source
 from .parameters import imagenet_classes, rounded_classifier
 
 SIZES = {
@@ -43,7 +43,7 @@ def import_host_files(paths: Iterable[Path], provenance: dict[str, Any]) -> Mode
     """
     found = {}
     for path in paths:
-        data = read_source(path, max(SIZES))
+        data = read_file(path, max(SIZES), SourceError)
         if len(data) not in SIZES:
             expected = ", ".join(f"{size} ({what})" for size, what in SIZES.items())
             raise SourceError(f"{path}: expected a file of one of these sizes: {expected}; found {len(data)} bytes")

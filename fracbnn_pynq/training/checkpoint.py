@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from ..errors import SourceError
-from ..modelfile import write_atomically
+from ..files import write_file
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors, numbers, strings and containers of them; the file is the old one or the new one, never a part."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_file(path, buffer.getvalue(), SourceError)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

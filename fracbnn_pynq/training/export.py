@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..modelfile import Model, save_model, write_atomically
+from ..errors import ModelError
+from ..files import write_file
+from ..modelfile import Model, save_model
 from .evaluate import Comparison, compare
 from .run import Report, TrainingRun
 
@@ -46,7 +48,8 @@ def export(run: TrainingRun, out: Path, *, initial: str | None = None, teacher: 
 
     ``initial`` and ``teacher``: what the run started from and learnt from, for the card.
     """
-    comparison = compare(run.module, run.model({}), run.test)
+    folded = run.model()
+    comparison = compare(run.module, folded, run.test)
     provenance = {
         "name": out.stem,
         "description": f"FracBNN for {run.network.title}, trained with fracbnn train",
@@ -58,10 +61,10 @@ def export(run: TrainingRun, out: Path, *, initial: str | None = None, teacher: 
         },
         "gates_open": round(comparison.gates_open, 4),
     }
-    model = run.model(provenance)
+    model = replace(folded, provenance=provenance)
     save_model(model, out)
     picture = out.with_suffix(".png") if _draw(run.reports, out.with_suffix(".png")) else None
-    write_atomically(out.with_suffix(".md"), _card(model, comparison, picture).encode())
+    write_file(out.with_suffix(".md"), _card(model, comparison, picture).encode(), ModelError)
     return Exported(model, comparison)
 
 

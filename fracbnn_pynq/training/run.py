@@ -188,9 +188,9 @@ class TrainingRun:
         self._save()
         return self.progress >= 1
 
-    def model(self, provenance: dict[str, Any]) -> Model:
-        """The network as it is now, as a model file holds it: folded and packed by the importer."""
-        return build_model(self.network, named_arrays(self.module), self.train.classes, provenance)
+    def model(self) -> Model:
+        """The network as it is now, as a model file holds it, without provenance: folded and packed by the importer."""
+        return build_model(self.network, named_arrays(self.module), self.train.classes, {})
 
     def _step(self) -> None:
         progress, recipe = self.progress, self.recipe
@@ -235,7 +235,7 @@ class TrainingRun:
 
     def _measure(self, bar: tqdm[Any]) -> None:
         state = self._state
-        correct = quick_accuracy(self.module, self.model({}), self.test, binary=self.recipe.binary(self.progress))
+        correct = quick_accuracy(self.module, self.model(), self.test, binary=self.recipe.binary(self.progress))
         gates = gates_open(self.module, self.test)
         report = Report(self.progress, self.epochs, state.seconds, state.loss, correct, gates)
         state.reports.append(report)
