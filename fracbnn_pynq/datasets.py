@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,18 @@ class Source:
             return load(self.pictures[index], network)
         except PictureError as error:
             raise SourceError(f"{self.name}, picture {index}: {error}; take it out, or replace it") from None
+
+    def batches(self, network: Network) -> Iterator[tuple[slice, npt.NDArray[np.uint8]]]:
+        """All pictures as ``network`` reads them, uint8 [n, edge, edge, 3], and which they are; read by all cores.
+
+        Raises :class:`~fracbnn_pynq.errors.SourceError` naming the first picture that cannot be read.
+        """
+        count = len(self.pictures)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, count, DECODE_CHUNK):
+                part = range(start, min(start + DECODE_CHUNK, count))
+                pixels = np.stack(list(pool.map(lambda index: self.read(index, network), part)))
+                yield slice(part.start, part.stop), pixels
 
     def fingerprint(self) -> str:
         """Changes when the pictures or labels do (files by name, size and time of change)."""
@@ -172,15 +184,10 @@ def _decode_into(store: Path, source: Source, network: Network, progress: bool) 
     edge = network.image_size
     count = len(source.pictures)
     target = np.lib.format.open_memmap(store, "w+", np.uint8, (count, 3, edge, edge))
-
-    def work(index: int) -> None:
-        target[index] = source.read(index, network).transpose(2, 0, 1)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=count, desc="decoding", disable=not progress) as bar:
-        for start in range(0, count, DECODE_CHUNK):
-            part = range(start, min(start + DECODE_CHUNK, count))
-            list(pool.map(work, part))
-            bar.update(len(part))
+    with tqdm(total=count, desc="decoding", disable=not progress) as bar:
+        for part, pixels in source.batches(network):
+            target[part] = pixels.transpose(0, 3, 1, 2)
+            bar.update(len(pixels))
     target.flush()
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +12,6 @@ from .classifier import Classifier
 from .datasets import Source
 from .errors import SourceError
 
-BATCH = 256
 TOP = 5
 
 
@@ -56,13 +53,10 @@ def evaluate(classifier: Classifier, source: Source, done: Callable[[int], objec
         raise SourceError(f"{source.name}: expected labelled pictures, found none")
     top = min(TOP, len(classifier.labels))
     found = np.zeros((len(truth), top), np.int64)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(truth), BATCH):
-            part = range(start, min(start + BATCH, len(truth)))
-            images = np.stack(list(pool.map(lambda index: source.read(index, classifier.network), part)))
-            # Stable, so that equal logits are in the order of classes, as in Classifier.rank.
-            found[part.start : part.stop] = np.argsort(-classifier.logits(images), axis=1, kind="stable")[:, :top]
-            done(len(part))
+    for part, images in source.batches(classifier.network):
+        # Stable, so that equal logits are in the order of classes, as in Classifier.rank.
+        found[part] = np.argsort(-classifier.logits(images), axis=1, kind="stable")[:, :top]
+        done(len(images))
     right = found[:, 0] == truth
     by_class = {
         classifier.labels[index]: (int(right[truth == index].sum()), int((truth == index).sum()))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_support import Result, Run, status
 
 from fracbnn_pynq import Classifier
 from fracbnn_pynq.importers import import_model
@@ -31,6 +32,20 @@ def classifier() -> Iterator[Classifier]:
     """The bundled model on the CPU engine."""
     with Classifier.load("cifar10", backend="cpu") as loaded:
         yield loaded
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs ``fracbnn`` in this process."""
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        code = status(*arguments)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return Result(code, out, err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ def test_published_latency(simulated, cifar10_authors, golden, prebuilt, monkeyp
 def test_the_published_hand_off_files(
     stem, network, shared, tmp_path, cifar10_authors, imagenet_authors, golden, prebuilt, monkeypatch
 ):
-    """With the cifar10_authors' own hand-off files, found in the cache as on a board."""
+    """With the authors' own hand-off files, found in the cache as on a board."""
     pynq = simulator.import_pynq()
     artifact = catalog.get_overlay(network.name)
     bit = tmp_path / f"{stem}.bit"

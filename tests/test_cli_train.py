@@ -9,15 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from cli_support import Run, status
 from training_support import archive_of_pictures, folder_of_pictures
 
-from fracbnn_pynq import cli
 from fracbnn_pynq.modelfile import load_model, random_model, save_model
 from fracbnn_pynq.networks import CIFAR10
 
@@ -33,44 +33,6 @@ sys.argv = ["fracbnn", *sys.argv[1:]]
 main()
 """
 QUICK = ("--batch", "4", "--threads", "1", "--no-compile")
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-def status(*arguments: object) -> Any:
-    """Exit status of ``fracbnn``, run in this process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["fracbnn", *map(str, arguments)])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return stop.code or 0
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-    return 0
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs ``fracbnn`` in this process."""
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        code = status(*arguments)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return Result(code, out, err)
-
-    return call
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from training_support import COLOURS, archive_of_pictures, dataset, folder_of_pictures, pictures
+from traps import Malicious
 
 from fracbnn_pynq import datasets
 from fracbnn_pynq.datasets import Dataset, Source, decode, open_source, split
@@ -230,16 +231,6 @@ def test_cifar10_batches(write: Callable[..., bytes], tmp_path: Path):
 def test_a_test_batch_alone_is_read(tmp_path: Path):
     (tmp_path / "test_batch").write_bytes(batch(random_rows(3), [1, 2, 3]))
     assert open_source(tmp_path).labels.tolist() == [1, 2, 3]
-
-
-class Malicious:
-    """Its pickle makes a folder when it is loaded."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_batches_are_not_executed(tmp_path: Path):

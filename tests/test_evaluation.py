@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_support import Run
 from training_support import COLOURS, folder_of_pictures
 
 from fracbnn_pynq.classifier import Classifier
-from fracbnn_pynq.cli import main
-from fracbnn_pynq.datasets import Source, open_source
+from fracbnn_pynq.datasets import DECODE_CHUNK, Source, open_source
 from fracbnn_pynq.errors import SourceError
-from fracbnn_pynq.evaluation import BATCH, evaluate
+from fracbnn_pynq.evaluation import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +31,11 @@ def labelled(classifier: Classifier, count: int, **changes) -> Source:
 
 def test_its_own_answers_are_right(classifier: Classifier):
     steps: list[int] = []
-    found = evaluate(classifier, labelled(classifier, BATCH + 3), steps.append)
-    assert steps == [BATCH, 3]
-    assert (found.pictures, found.right, found.right_in_top) == (BATCH + 3, BATCH + 3, BATCH + 3)
+    found = evaluate(classifier, labelled(classifier, DECODE_CHUNK + 3), steps.append)
+    assert steps == [DECODE_CHUNK, 3]
+    assert (found.pictures, found.right, found.right_in_top) == (DECODE_CHUNK + 3, DECODE_CHUNK + 3, DECODE_CHUNK + 3)
     assert (found.share, found.share_in_top, found.standard_error) == (1.0, 1.0, 0.0)
-    assert sum(count for _, count in found.by_class.values()) == BATCH + 3
+    assert sum(count for _, count in found.by_class.values()) == DECODE_CHUNK + 3
     assert all(right == count for right, count in found.by_class.values())
 
 
@@ -72,33 +71,21 @@ def test_nothing_and_unreadable_pictures(classifier: Classifier):
         evaluate(classifier, damaged)
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["fracbnn", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_the_command(classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command(classifier: Classifier, tmp_path: Path, run: Run):
     source = labelled(classifier, 20)
     np.savez(tmp_path / "noise.npz", images=source.pictures, labels=source.labels, classes=np.array(source.classes))
-    code, out, _ = run(capsys, "evaluate", tmp_path / "noise.npz", "--json")
+    code, out, _ = run("evaluate", tmp_path / "noise.npz", "--json")
     facts = json.loads(out)
     assert (code, facts["arithmetic"], facts["results"][0]["top1"]) == (0, "faithful", 1.0)
     assert facts["results"][0]["by_class"] == {
         name: {"right": right, "pictures": count}
         for name, (right, count) in evaluate(classifier, source).by_class.items()
     }
-    code, out, _ = run(capsys, "evaluate", tmp_path / "noise.npz", tmp_path / "noise.npz", "--classes")
+    code, out, _ = run("evaluate", tmp_path / "noise.npz", tmp_path / "noise.npz", "--classes")
     assert code == 0
     assert out.count("100.00%  100.00%  0.00 points") == 2
     folder_of_pictures(tmp_path / "colours", 6)
-    code, out, err = run(capsys, "evaluate", tmp_path / "colours")
+    code, out, err = run("evaluate", tmp_path / "colours")
     assert (code, out) == (2, "")
     assert f"found a class '{sorted(COLOURS)[0]}'" in err
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from traps import Malicious
 
 from fracbnn_pynq.board.weightlayout import pack_cifar10_weights, pack_imagenet_weights
 from fracbnn_pynq.errors import SourceError
@@ -541,16 +542,6 @@ def test_damaged_npz(changes: dict[str, np.ndarray | None], message: str, arrays
 def test_npz_of_the_other_network(arrays: Arrays, tmp_path: Path):
     with pytest.raises(SourceError, match=r"expected a parameter 'model\.0\.0\.weight' for ImageNet.*right --network"):
         import_model([save(tmp_path / "m.npz", arrays)], IMAGENET)
-
-
-class Malicious:
-    """Its pickle makes a folder when it is loaded."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_pickles_are_not_executed(arrays: Arrays, tmp_path: Path):

@@ -275,9 +275,11 @@ def test_the_published_imagenet_core(install, load, imagenet_release, pynq):
     """The authors' weights, sample picture and result, through pynq's buffers and registers."""
     install()
     core = load("imagenet").FracNet_0
-    golden = imagenet_release
     names = ("conv_weight_3x3_all_new", "conv_weight_1x1_all_new", "weights_all")
-    contents = [golden["sample.image_thermo"].view(np.uint8), *(golden[f"packed.{name}"] for name in names)]
+    contents = [
+        imagenet_release["sample.image_thermo"].view(np.uint8),
+        *(imagenet_release[f"packed.{name}"] for name in names),
+    ]
     buffers = []
     for i, content in enumerate(contents):
         buffers.append(pynq.allocate(content.shape, np.uint8))
@@ -292,7 +294,7 @@ def test_the_published_imagenet_core(install, load, imagenet_release, pynq):
     result = scratch[: layout.IMAGENET_RESULT_WORDS]
     result.invalidate()
     codes = layout.unpack_imagenet_result(np.array(result))
-    assert np.array_equal(codes, golden["sample.result_q4"])
+    assert np.array_equal(codes, imagenet_release["sample.result_q4"])
 
 
 def test_interrupts_wake_a_coroutine(install, load):

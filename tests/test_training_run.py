@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from training_support import COLOURS, dataset  # noqa: E402
+from traps import Malicious  # noqa: E402
 
 from fracbnn_pynq import Classifier  # noqa: E402
 from fracbnn_pynq.backends import cpu  # noqa: E402
@@ -404,16 +404,6 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path):
 
 
 # Checkpoints
-
-
-class Malicious:
-    """Its pickle makes a folder when it is loaded."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_checkpoints_are_not_executed(tmp_path: Path):
