@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from fracbnn_pynq import simulator
-from fracbnn_pynq.board import layout
-from fracbnn_pynq.modelfile import random_model
+from fracbnn_pynq.layouts import images as layout
+from fracbnn_pynq.model import random_model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network
 from fracbnn_pynq.thermometer import planes
 
@@ -30,9 +30,9 @@ NOTHING = {"cifar10": lambda words: LOGITS, "imagenet": lambda *weights: lambda 
 
 def open_backend(network: Network, latency: str, **options):
     """An overlay backend on a simulated board."""
-    from fracbnn_pynq.backends.overlay import OverlayBackend
+    from fracbnn_pynq.selection import open_overlay
 
-    return OverlayBackend.open(
+    return open_overlay(
         random_model(network), model_name=None, board="simulated", simulation={"latency": latency, **options}
     )
 

@@ -122,7 +122,7 @@ def started(command: Sequence[str], port: int, path: str, log: Path) -> Iterator
             if process.poll() is not None:
                 break
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
-                connection.sendall(f"GET {path} HTTP/1.0\r\nHost: benchmark\r\n\r\n".encode())
+                connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
                 if b" 200 " in connection.recv(64):
                     yield process.pid
                     return

@@ -122,7 +122,7 @@ def _infer(images: np.ndarray, *, binary: bool) -> bytes:
 
 
 def _post(path: str, body: bytes, header: int | None = None) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: soak", f"Content-Length: {len(body)}"]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
     if header is not None:
         lines.append(f"Inference-Header-Content-Length: {header}")
     return "\r\n".join((*lines, "", "")).encode() + body
@@ -301,7 +301,7 @@ def _seconds(line: str) -> float:
 async def read_counters(port: int) -> str:
     """The service's own count of faults and reloads."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    _, _, body = await exchange(reader, writer, b"GET /metrics HTTP/1.1\r\nHost: soak\r\n\r\n")
+    _, _, body = await exchange(reader, writer, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     writer.close()
     wanted = ("fracbnn_engine", "fracbnn_deadline", "fracbnn_http_responses{", "fracbnn_queue_depth{")
     return "\n".join(f"  {line}" for line in body.decode().splitlines() if line.startswith(wanted))

@@ -1,6 +1,6 @@
 """Time per picture of this package's CPU engine and of its 8-bit peers, measured in turns within one run.
 
-``python benchmarks/speed.py [--network cifar10|imagenet|all] [--batch 32 1] [--threads 1 2] [--seconds 2]``
+``python benchmarks/speed.py [--network cifar10|imagenet|all] [--batch 32 1] [--threads 1 2] [--engine avx2 popcnt]``
 
 Contenders run A B C A B C ..., so that a drift of the machine's speed or load hits all alike; the ratio between two
 contenders is the median of their ratios within each round.
@@ -15,10 +15,8 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -29,11 +27,12 @@ import numpy.typing as npt
 import roofline
 
 from fracbnn_pynq.errors import FracBNNError
+from fracbnn_pynq.extras import install_line
 from fracbnn_pynq.networks import NETWORKS, GatedLayer, Network, Stem
 
 Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
-PACKAGE = "fracbnn_pynq cpu"
+PACKAGE = "fracbnn_pynq"
 BUNDLED_MODELS = {"cifar10": "cifar10"}
 """Networks whose trained model comes with the package; the others run with random weights."""
 
@@ -45,13 +44,15 @@ GATE_FRACTION = 0.4
 class Contender:
     """Something that turns uint8 pictures [N, H, W, 3] into logits [N, classes], and its times so far.
 
-    ``int8_peer``: whether it is one of the engines the others are compared with. ``seconds``: per picture, one number
+    ``int8_peer``: whether it is one of the engines the others are compared with; ``own``: one of this package's.
+    ``seconds``: per picture, one number
     a round.
     """
 
     name: str
     run: Run
     int8_peer: bool = False
+    own: bool = False
     note: str = ""
     repeats: int = 1
     seconds: list[float] = field(default_factory=list)
@@ -73,19 +74,17 @@ def binary_macs(network: Network, gate_fraction: float) -> float:
     return macs(network.stem) + (1 + gate_fraction) * sum(macs(layer) for layer in network.layers)
 
 
-@contextmanager
-def package_contender(setting: Setting) -> Iterator[Contender]:
-    """This package's CPU engine; raises ImportError or FracBNNError where it cannot run."""
-    from fracbnn_pynq import Classifier
-    from fracbnn_pynq.modelfile import random_model, save_model
+def package_contenders(setting: Setting, engines: list[str] | None) -> list[Contender]:
+    """This package's CPU engine, with each of the kernels named; raises ImportError or FracBNNError where it cannot
+    run."""
+    from fracbnn_pynq.backends.cpu import CpuBackend
+    from fracbnn_pynq.model import random_model
+    from fracbnn_pynq.models import find_model
 
-    with tempfile.TemporaryDirectory() as folder:
-        model = BUNDLED_MODELS.get(setting.network)
-        if model is None:
-            model = str(Path(folder) / "random.safetensors")
-            save_model(random_model(NETWORKS[setting.network], seed=0), model)
-        classifier = Classifier.load(model, backend="cpu", threads=setting.threads)
-        yield Contender(PACKAGE, classifier.logits)
+    bundled = BUNDLED_MODELS.get(setting.network)
+    model = random_model(NETWORKS[setting.network], seed=0) if bundled is None else find_model(bundled)
+    backends = [CpuBackend(model, threads=setting.threads, engine=engine) for engine in engines or [None]]
+    return [Contender(f"{PACKAGE} {backend.engine}", backend.logits, own=True) for backend in backends]
 
 
 def peer_contenders(setting: Setting, *, floats: bool) -> list[Contender]:
@@ -93,13 +92,14 @@ def peer_contenders(setting: Setting, *, floats: bool) -> list[Contender]:
     try:
         from peers import PEER_NETWORKS, peers
     except ImportError as error:
-        print(f"The peers are left out: {error}. Install them with: pip install 'fracbnn-pynq[bench]'", file=sys.stderr)
+        advice = f"Install them, in an environment without pynq: {install_line('bench')}"
+        print(f"The peers are left out: {error}. {advice}", file=sys.stderr)
         return []
     contenders = []
     for peer in peers(setting.network, setting.batch, setting.threads, floats=floats):
         convolutions = ", ".join(f"{count} {kind}" for kind, count in peer.convolutions.items())
         note = f"{PEER_NETWORKS[setting.network]}, convolutions run: {convolutions}"
-        contenders.append(Contender(peer.name, peer.run, peer.int8, note))
+        contenders.append(Contender(peer.name, peer.run, peer.int8, note=note))
     return contenders
 
 
@@ -132,8 +132,8 @@ def summarise(
     for contender in contenders:
         times = np.array(contender.seconds)
         low, median, high = np.percentile(times, (25, 50, 75))
-        own = contender.name == PACKAGE
-        fraction = macs / median / (peak.macs_per_second * setting.threads) if own and peak else None
+        roof = peak.macs_per_second * setting.threads if contender.own and peak else None
+        fraction = macs / median / roof if roof else None
         rows.append(
             {
                 **dataclasses.asdict(setting),
@@ -219,14 +219,13 @@ def compare(setting: Setting, arguments: argparse.Namespace, peak: roofline.Rate
     shape = (setting.batch, network.image_size, network.image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     contenders = peer_contenders(setting, floats=arguments.all)
-    with ExitStack() as stack:
-        try:
-            contenders.insert(0, stack.enter_context(package_contender(setting)))
-        except (ImportError, FracBNNError) as error:
-            print(f"{PACKAGE} is left out: {error}", file=sys.stderr)
-        if not contenders:
-            return []
-        measure(contenders, images, arguments.seconds, arguments.rounds)
+    try:
+        contenders[:0] = package_contenders(setting, arguments.engine)
+    except (ImportError, FracBNNError) as error:
+        print(f"{PACKAGE} is left out: {error}", file=sys.stderr)
+    if not contenders:
+        return []
+    measure(contenders, images, arguments.seconds, arguments.rounds)
     return summarise(contenders, setting, binary_macs(network, arguments.gate_fraction), peak)
 
 
@@ -235,6 +234,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--network", choices=[*NETWORKS, "all"], default="all")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 1], help="pictures per call (default 32 1)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads per contender (default 1)")
+    parser.add_argument("--engine", nargs="+", help="this package's kernels by name (default: the fastest here)")
     parser.add_argument("--seconds", type=float, default=2.0, help="measured time per contender and setting")
     parser.add_argument("--rounds", type=int, default=15, help="turns of every contender (default 15)")
     parser.add_argument("--all", action="store_true", help="also the peers in float32")

@@ -19,6 +19,7 @@ from .errors import (
     OverlayReplacedError,
     PictureError,
     SourceError,
+    UnknownNameError,
 )
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "PictureError",
     "Prediction",
     "SourceError",
+    "UnknownNameError",
     "__version__",
 ]

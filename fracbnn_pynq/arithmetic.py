@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from .errors import BackendError
 from .fixedpoint import Format, Raw
-from .modelfile import Model
+from .model import Model
 from .networks import Network
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ CIFAR10_2020 = PublishedArithmetic(
 )
 IMAGENET_2021 = PublishedArithmetic(
     name="imagenet-2021",
-    summary="the published ImageNet core, bit for bit: 49.0 % top-1 on 1000 photographs where float has 81.0 %",
+    summary="the published ImageNet core, bit for bit: 49.0 % top-1 on 1000 photographs with its authors' parameters, "
+    "where float has 81.0 %",
     network="imagenet",
     feature=Format(13, 9),
     parameter=Format(14, 6),
@@ -98,12 +99,27 @@ def get_arithmetic(name: str, network: Network) -> Arithmetic:
     return ARITHMETICS[name]
 
 
+def arithmetic_for(model: Model, name: str) -> Arithmetic:
+    """The arithmetic called ``name``, checked to be one that ``model`` can be run in.
+
+    Raises :class:`~fracbnn_pynq.errors.BackendError` where it is not defined for the model's network, or where the
+    model's parameters were made for another one: in this one they would be another network.
+    """
+    found = get_arithmetic(name, model.network)
+    if model.arithmetic not in (None, name):
+        raise BackendError(
+            f"this model's parameters are for the arithmetic {model.arithmetic}; expected that one, found {name!r}",
+            advice="use arithmetic auto, or the model it was made from",
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class PublishedTables:
     """A model's parameters as a published core holds them: raw numbers of ``arithmetic.parameter``.
 
     ``stem`` int64 [2, C]; ``layers`` int64 [8, C] by layer name; ``fc_weight`` and ``fc_bias`` int64, raw in the
-    *feature* format (CIFAR-10 only; the ImageNet classifier runs on the host). ``clipped``: how many numbers did not
+    *feature* format, empty where the classifier runs on the host (ImageNet). ``clipped``: how many numbers did not
     fit and were saturated.
     """
 
@@ -127,17 +143,15 @@ def quantise_published(model: Model, arithmetic: PublishedArithmetic) -> Publish
         clipped += count
         return numbers
 
-    # The linear layer is held in the parameter format and converted to the feature format, one bit less, before use.
-    tables = PublishedTables(
-        arithmetic=arithmetic,
-        stem=raw(model.stem_bn),
-        layers={name: raw(layer.parameters) for name, layer in model.layers.items()},
-        fc_weight=(raw(model.fc_weight) + 1) >> 1,
-        fc_bias=(raw(model.fc_bias) + 1) >> 1,
-        clipped=clipped,
-    )
+    stem = raw(model.stem_bn)
+    layers = {name: raw(layer.parameters) for name, layer in model.layers.items()}
+    if arithmetic.transfer_fraction is None:
+        # The linear layer is held in the parameter format, and converted to the feature format, one bit less.
+        fc_weight, fc_bias = ((raw(values) + 1) >> 1 for values in (model.fc_weight, model.fc_bias))
+    else:
+        fc_weight, fc_bias = np.zeros((0, 0), np.int64), np.zeros(0, np.int64)
     report_clipping(arithmetic, clipped)
-    return tables
+    return PublishedTables(arithmetic, stem, layers, fc_weight, fc_bias, clipped)
 
 
 def report_clipping(arithmetic: Arithmetic, clipped: int) -> None:

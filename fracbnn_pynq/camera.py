@@ -1,7 +1,4 @@
-"""Cameras, videos and network streams through OpenCV.
-
-The only module that imports ``cv2``, and only when it is used. All pictures are OpenCV's: uint8 [H, W, 3], BGR.
-"""
+"""Cameras, videos and network streams through OpenCV. All pictures are OpenCV's: uint8 [H, W, 3], BGR."""
 
 from __future__ import annotations
 
@@ -11,21 +8,16 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from .errors import CameraError, PictureError
+from .opencv import Image as Image  # noqa: PLC0414 - for who takes its frames
+from .opencv import opencv, quiet, unless_stopped
 
-logger = logging.getLogger(__name__)
-
-Image = npt.NDArray[np.uint8]
+log = logging.getLogger(__name__)
 
 ASSUMED_FPS = 30.0
 """Frames/s of a source that does not say, or says nonsense (network streams often give the clock of their protocol)."""
@@ -33,47 +25,18 @@ ASSUMED_FPS = 30.0
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
 NETWORK_TIMEOUT_MS = 5000
+RELEASE_TIMEOUT_S = 1.0
+"""How long a source is waited for that is to be given back while it is being read."""
 
-
-def opencv() -> Any:
-    """The module ``cv2``. Raises CameraError where it is not installed."""
-    try:
-        import cv2  # noqa: PLC0415 - large, and not part of the base installation
-    except ImportError as error:
-        raise CameraError(
-            f"expected OpenCV for cameras and videos, found none ({error}): pip install 'fracbnn-pynq[camera]'"
-        ) from error
-    return cv2
-
-
-LOG_LEVEL_SILENT = 0
-"""OpenCV's number for it."""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep OpenCV from writing to stderr what the caller is about to say in an exception."""
-    set_level = _log_level_setter()
-    before = set_level(LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        set_level(before)
-
-
-def _log_level_setter() -> Callable[[int], int]:
-    """OpenCV's function that sets its log level and returns the one before: builds have it in different places."""
-    cv2 = opencv()
-    places: tuple[Any, ...] = (cv2, getattr(getattr(cv2, "utils", None), "logging", None))
-    setters = [place.setLogLevel for place in places if hasattr(place, "setLogLevel")]
-    return setters[0] if setters else lambda level: level  # left out of some builds
+SLOWEST_FPS, FASTEST_FPS = 0.01, 1000.0
+"""Frames/s that are believed: of a time lapse, and of a slow-motion camera."""
 
 
 @dataclass(frozen=True)
 class Frame:
     """A frame: ``image`` uint8 [H, W, 3] BGR, ``index`` counted from 0, ``time`` in seconds since the first frame.
 
-    Of a video file ``time`` is the position in the video.
+    Of a video file ``time`` is the position in the video, also where frames do not come at a constant rate.
     """
 
     image: Image
@@ -165,8 +128,9 @@ class Camera:
     def _recorded_frames(self) -> Iterator[Frame]:
         begin = time.perf_counter()
         index = 0
+        at = -1 / self.fps
         while not self._stopping.is_set() and (image := self._read()) is not None:
-            at = index / self.fps
+            at = self._position(after=at)
             early = begin + at - time.perf_counter()
             if early < -1:
                 begin -= early  # after a suspension: go on from here rather than hurry
@@ -190,7 +154,7 @@ class Camera:
                     self.lost = True
                     self.outages += 1
                     which = "more frames" if index else "frames"
-                    logger.warning("%s: no %s; trying to open it until they come", self.name, which)
+                    log.warning("%s: no %s; trying to open it until they come", self.name, which)
                 self._release()
                 if self._stopping.wait(retry):
                     return
@@ -198,7 +162,7 @@ class Camera:
                 self._reopen()
                 continue
             if lost is not None:
-                logger.warning("%s: back after %.1f s", self.name, now - lost)
+                log.warning("%s: back after %.1f s", self.name, now - lost)
                 lost, retry = None, FIRST_RETRY_S
                 self.lost = False
             begin = begin or now
@@ -212,15 +176,26 @@ class Camera:
             try:
                 good, image = self._capture.read()
             except opencv().error as error:
-                logger.info("%s: %s", self.name, error)
+                log.info("%s: %s", self.name, error)
                 return None
             return image if good else None
 
+    def _position(self, after: float) -> float:
+        """Seconds from the video's beginning to the frame read last, which is later than ``after``."""
+        stated = self._property("POS_MSEC") / 1e3
+        # Formats without time stamps, and builds that do not know them, state nothing or the same again and again.
+        return stated if math.isfinite(stated) and stated > after else after + 1 / self.fps
+
     def _release(self) -> None:
-        with self._lock:
+        if not self._lock.acquire(timeout=RELEASE_TIMEOUT_S):
+            log.warning("%s does not answer and is left behind", self.name)
+            return
+        try:
             if self._capture is not None:
                 self._capture.release()
                 self._capture = None
+        finally:
+            self._lock.release()
 
     def _open_first(self) -> None:
         self._reopen()
@@ -234,15 +209,20 @@ class Camera:
             self.fps = self._plausible_fps()
 
     def _exists(self) -> bool:
-        return Path(str(self._target)).exists()
+        return os.path.exists(str(self._target))
 
     def _open(self) -> Any:
         """An opened cv2.VideoCapture, or None."""
         library = opencv()
         if isinstance(self._target, str) and not self._is_url and not self._exists():
             return None  # OpenCV would complain on stderr at every try
+        arguments = self._arguments()
         with quiet():
-            capture = library.VideoCapture(*self._arguments())
+            capture = unless_stopped(
+                lambda: library.VideoCapture(*arguments), self._stopping, lambda late: late.release()
+            )
+        if capture is None:
+            return None
         if not capture.isOpened():
             capture.release()
             return None
@@ -252,7 +232,7 @@ class Camera:
             if value is not None:
                 capture.set(getattr(library, f"CAP_PROP_{key}"), value)
                 if (found := capture.get(getattr(library, f"CAP_PROP_{key}"))) != value:
-                    logger.warning("%s: asked for %s %g, it gives %g", self.name, key.lower(), value, found)
+                    log.warning("%s: asked for %s %g, it gives %g", self.name, key.lower(), value, found)
         return capture
 
     def _arguments(self) -> list[Any]:
@@ -273,7 +253,9 @@ class Camera:
     def _failure(self) -> CameraError | PictureError:
         if not self._is_file:
             hint = "is the address right?" if self._is_url else "is it plugged in, and may this user read it?"
-            return CameraError(f"{self.name}: expected a source of frames, found none that OpenCV can open: {hint}")
+            return CameraError(
+                f"{self.name}: expected a source of frames, found none that OpenCV can open", advice=hint
+            )
         found = "a file that OpenCV cannot open" if self._exists() else "no file of this name"
         return PictureError(f"{self.name}: expected a camera's number, a URL or a video file, found {found}")
 
@@ -283,7 +265,7 @@ class Camera:
 
     def _plausible_fps(self) -> float:
         stated = self._property("FPS")
-        if math.isfinite(stated) and 1 <= stated <= 1000:
+        if math.isfinite(stated) and SLOWEST_FPS <= stated <= FASTEST_FPS:
             return stated
-        logger.info("%s: states %g frames/s, %g are assumed", self.name, stated, ASSUMED_FPS)
+        log.info("%s: states %g frames/s, %g are assumed", self.name, stated, ASSUMED_FPS)
         return ASSUMED_FPS

@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import BackendError
-from .models import MODEL_VARIABLE, find_model
+from .models import chosen_model, find_model
 
 if TYPE_CHECKING:
     from .backends import Backend
-    from .modelfile import Model
+    from .model import Model
     from .networks import Network
     from .pictures import Picture
 
@@ -50,6 +50,12 @@ class Prediction:
         """The best label's probability, 0..1."""
         return self.top[0][1]
 
+    def as_dict(self) -> dict[str, Any]:
+        """What the command line, the service and its streams say of a picture: ``label``, ``score`` and ``top``, a list
+        of ``{"label", "probability"}``."""
+        top = [{"label": label, "probability": probability} for label, probability in self.top]
+        return {"label": self.label, "score": self.score, "top": top}
+
 
 class Classifier:
     """A model on an engine. Use :meth:`load`; usable from several threads and as a context manager."""
@@ -65,21 +71,24 @@ class Classifier:
         *,
         backend: str = "auto",
         board: str = "auto",
+        overlay: str = "auto",
         arithmetic: str = "auto",
         threads: int | None = None,
     ) -> Classifier:
         """Load a model and the engine that runs it.
 
-        ``model``: a published model's name or a path to a model file (``None``: FRACBNN_MODEL, else the bundled
-        ``cifar10``). ``backend``: ``auto``, ``overlay``, ``cpu`` or ``reference``; ``board``: ``auto``, ``real`` or
-        ``simulated``; ``arithmetic``: a name from :mod:`fracbnn_pynq.arithmetic`, or ``auto`` for what the engine does
-        by itself. ``threads``: how many the CPU engine uses (``None``: all this process may).
+        ``model``: a published model's name or a path to a model file (``None``: FRACBNN_MODEL, else what the
+        ``overlay`` is meant for, else the bundled ``cifar10``). ``backend``: ``auto``, ``overlay``, ``cpu`` or
+        ``reference``; ``board``: ``auto``, ``real`` or ``simulated``; ``overlay``: ``auto``, ``engine`` (the project's
+        own accelerator, for any model) or a published overlay's name; ``arithmetic``: a name from
+        :mod:`fracbnn_pynq.arithmetic`, or ``auto`` for what the model is made for or the engine does by itself.
+        ``threads``: how many the CPU engine uses (``None``: all this process may).
 
         Raises :class:`~fracbnn_pynq.errors.ModelError` or :class:`~fracbnn_pynq.errors.BackendError`.
         """
-        from .backends.select import create_backend  # noqa: PLC0415 - keeps "import fracbnn_pynq" light
+        from .selection import create_backend, default_model  # noqa: PLC0415 - keeps "import fracbnn_pynq" light
 
-        name = model or os.environ.get(MODEL_VARIABLE)
+        name = chosen_model(model, default_model(overlay))
         loaded = find_model(name)
         return cls(
             loaded,
@@ -87,9 +96,10 @@ class Classifier:
                 loaded,
                 backend=backend,
                 board=board,
+                overlay=overlay,
                 arithmetic=arithmetic,
                 threads=threads,
-                model_name=str(name) if name else "cifar10",
+                model_name=str(name),
             ),
         )
 
@@ -188,10 +198,13 @@ class Classifier:
                     future.cancel()
 
     def close(self) -> None:
-        """Free the engine's threads and buffers; using the classifier afterwards raises BackendError."""
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
+        """Free the engine's threads and buffers, once the calls that are running have their results.
+
+        Using the classifier afterwards raises :class:`~fracbnn_pynq.errors.BackendError`. Idempotent; from any thread.
+        """
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
 
     def __enter__(self) -> Classifier:
         return self
@@ -203,9 +216,10 @@ class Classifier:
 
     @property
     def _engine(self) -> Backend:
-        if self._backend is None:
-            raise BackendError("this classifier has been closed: load another one")
-        return self._backend
+        backend = self._backend  # read once: another thread may be closing
+        if backend is None:
+            raise BackendError("this classifier has been closed", advice="load another one")
+        return backend
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .camera import Image, opencv, quiet
 from .errors import CameraError
+from .opencv import Image, opencv, quiet
+
+log = logging.getLogger(__name__)
 
 CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mov": "mp4v", ".mp4": "mp4v"}
 
 LONGEST_GAP_S = 2.0
-"""A recording shows the last frame again while none comes, up to this long; longer gaps are cut out."""
+"""A recording of a camera shows the last frame again while none comes, up to this long; longer gaps are cut out."""
+LONGEST_GAP_IN_VIDEO_S = 60.0
+"""The same of a video file's: time lapses have long gaps, and damaged files have times of many years."""
+
+CHECKED_FRAMES = 30
+"""After so many frames it is looked whether there is room for more."""
+LAST_FRAMES = 3
 
 LINES_PER_HEIGHT = 16
 JPEG_QUALITY = 80
@@ -103,28 +113,33 @@ class Recorder:
     """A video file written at a constant rate in which every frame stands at its time: a context manager.
 
     The ending of ``path`` chooses the format (:data:`CODECS`). Frames that come late or were dropped are replaced by
-    the one before. The file can be played once it has been closed. Raises :class:`CameraError`.
+    the one before; a gap without frames of more than ``longest_gap`` seconds is cut out. The file can be played once it
+    has been closed. Raises :class:`CameraError`; from :meth:`close` where the file does not hold what was written, of
+    which OpenCV itself says nothing: the disk was full, or the encoder failed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fps: float) -> None:
+    def __init__(self, path: str | os.PathLike[str], fps: float, longest_gap: float = LONGEST_GAP_S) -> None:
         self.path = Path(path)
         self.frames = 0
         self._fps = fps
+        self._longest_gap = longest_gap
         self._writer: Any = None
         self._size = (0, 0)
         self._skipped = 0.0
         self._last: Image | None = None
         if self.path.suffix.lower() not in CODECS:
             raise CameraError(f"{self.path}: expected a name that ends in {', '.join(CODECS)}")
-        if not self.path.parent.is_dir():
+        if not os.path.isdir(self.path.parent):
             raise CameraError(f"{self.path}: expected an existing folder, found none of this name")
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise CameraError(f"{self.path}: expected a file or a free name, found a folder or a device")
 
     def write(self, image: Image, at: float) -> None:
         """Put a frame at ``at`` seconds; times must not decrease. A frame of another size is resized."""
         if self._writer is None:
             self._open(image)
         due = round((at - self._skipped) * self._fps)
-        if due - self.frames > LONGEST_GAP_S * self._fps:
+        if due - self.frames > self._longest_gap * self._fps:
             self._skipped += (due - self.frames) / self._fps
             due = self.frames
         if self._last is not None:
@@ -135,10 +150,16 @@ class Recorder:
             self._write(self._last)
 
     def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
+        """Finish the file, and look whether it can be played to its end."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with quiet():
+                writer.release()
+            if not self._can_be_played():
+                raise CameraError(
+                    f"{self.path}: expected a recording of {self.frames} frames, found one that does not hold them",
+                    advice="is the disk full? The file is left as it is",
+                )
 
     def __enter__(self) -> Recorder:
         return self
@@ -146,7 +167,27 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except CameraError as failure:
+            if error is None:
+                raise
+            log.info("%s", failure)  # what went wrong before says more
+
+    def _can_be_played(self) -> bool:
+        """Whether the last frames can be read."""
+        library = opencv()
+        with quiet():
+            capture = library.VideoCapture(str(self.path))
+            try:
+                # Where a frame is looked for by its time, the very last may lie beyond the end.
+                capture.set(library.CAP_PROP_POS_FRAMES, max(0, self.frames - LAST_FRAMES))
+                found = capture.isOpened() and capture.read()[0]
+                return bool(found and capture.get(library.CAP_PROP_POS_FRAMES) > self.frames - LAST_FRAMES)
+            except library.error:
+                return False
+            finally:
+                capture.release()
 
     def _open(self, image: Image) -> None:
         library = opencv()
@@ -160,5 +201,7 @@ class Recorder:
             )
 
     def _write(self, image: Image) -> None:
+        if self.frames % CHECKED_FRAMES == 0 and shutil.disk_usage(self.path.parent).free < image.nbytes:
+            raise CameraError(f"cannot write {self.path}: No space left on device", advice="free some, or record less")
         self._writer.write(image)
         self.frames += 1

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 
 class FracBNNError(Exception):
-    """Base of every error raised on purpose by this package."""
+    """Base of every error raised on purpose by this package.
+
+    ``message``: what was expected and what was found; ``advice``: what to do about it, empty where that is obvious. As
+    text the two are joined by a semicolon.
+    """
+
+    def __init__(self, message: str = "", *, advice: str = "") -> None:
+        super().__init__(f"{message}; {advice}" if advice else message)
+        self.message = message
+        self.advice = advice
 
 
 class PictureError(FracBNNError, ValueError):
@@ -34,8 +43,16 @@ class DownloadError(FracBNNError, RuntimeError):
     """A published file could not be fetched or is not the file that was published."""
 
 
+class UnknownNameError(BackendError, ValueError):
+    """A backend, a board or an overlay has no such name."""
+
+
 class OverlayError(BackendError):
     """The overlay, its hand-off file or the board do not fit together."""
+
+
+class UnknownOverlayError(OverlayError, UnknownNameError):
+    """No published overlay has this name."""
 
 
 class AcceleratorError(BackendError):
@@ -44,6 +61,14 @@ class AcceleratorError(BackendError):
 
 class AcceleratorTimeoutError(AcceleratorError, TimeoutError):
     """The accelerator did not finish before its deadline."""
+
+
+class EngineError(AcceleratorError):
+    """The project's own accelerator ended a run with an error; ``code`` is that of its register ERROR."""
+
+    def __init__(self, message: str = "", *, advice: str = "", code: int = 0) -> None:
+        super().__init__(message, advice=advice)
+        self.code = code
 
 
 class OverlayReplacedError(AcceleratorError):

@@ -17,32 +17,46 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Counts over the pictures of one source. ``by_class``: of each class, the right ones and all."""
+    """Counts over the pictures of one source, of which ``unreadable`` could not be read: accuracies are shares of the
+    others. ``by_class``: of each class, the right ones and all that were read."""
 
     name: str
     pictures: int
     right: int
     right_in_top: int
     by_class: dict[str, tuple[int, int]]
+    unreadable: int = 0
+
+    @property
+    def read(self) -> int:
+        """How many pictures could be read."""
+        return self.pictures - self.unreadable
 
     @property
     def share(self) -> float:
         """Top-1 accuracy, 0 to 1."""
-        return self.right / self.pictures
+        return self.right / self.read
 
     @property
     def share_in_top(self) -> float:
         """Share of the pictures whose label is among the :data:`TOP` best answers."""
-        return self.right_in_top / self.pictures
+        return self.right_in_top / self.read
 
     @property
     def standard_error(self) -> float:
         """Of :attr:`share`, from the number of pictures."""
-        return math.sqrt(self.share * (1 - self.share) / self.pictures)
+        return math.sqrt(self.share * (1 - self.share) / self.read)
 
 
-def evaluate(classifier: Classifier, source: Source, done: Callable[[int], object] = lambda _: None) -> Accuracy:
+def evaluate(
+    classifier: Classifier,
+    source: Source,
+    done: Callable[[int], object] = lambda _: None,
+    leave_out: Callable[[SourceError], object] | None = None,
+) -> Accuracy:
     """Classify all of ``source``; ``done`` is told how many pictures each step was.
+
+    ``leave_out`` is told of each picture that cannot be read, and these are counted; without it the first one raises.
 
     Classes are matched by their names where there are any, so that their order does not matter and some may be missing.
     Raises :class:`~fracbnn_pynq.errors.SourceError` for classes that the model does not know, and for no or unreadable
@@ -52,16 +66,20 @@ def evaluate(classifier: Classifier, source: Source, done: Callable[[int], objec
     if not len(truth):
         raise SourceError(f"{source.name}: expected labelled pictures, found none")
     top = min(TOP, len(classifier.labels))
-    found = np.zeros((len(truth), top), np.int64)
-    for part, images in source.batches(classifier.network):
+    found = np.full((len(truth), top), -1, np.int64)  # no class: not read
+    for part, images in source.batches(classifier.network, leave_out):
         # Stable, so that equal logits are in the order of classes, as in Classifier.rank.
         found[part] = np.argsort(-classifier.logits(images), axis=1, kind="stable")[:, :top]
         done(len(images))
+    read = found[:, 0] >= 0
+    if not read.any():
+        raise SourceError(f"{source.name}: expected labelled pictures, found none of {len(truth)} that can be read")
+    unreadable = len(truth) - int(read.sum())
+    count, found, truth = len(truth), found[read], truth[read]
     right = found[:, 0] == truth
     by_class = {
         classifier.labels[index]: (int(right[truth == index].sum()), int((truth == index).sum()))
         for index in np.unique(truth)
     }
-    return Accuracy(
-        source.name, len(truth), int(right.sum()), int((found == truth[:, None]).any(axis=1).sum()), by_class
-    )
+    in_top = int((found == truth[:, None]).any(axis=1).sum())
+    return Accuracy(source.name, count, int(right.sum()), in_top, by_class, unreadable)

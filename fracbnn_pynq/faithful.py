@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from .arithmetic import FAITHFUL, report_clipping
 from .fixedpoint import Raw, round_half_up
-from .modelfile import LayerParameters, Model, quantise_rows
+from .model import LayerParameters, Model, quantise_rows
 from .networks import GatedLayer, Network
 
 FRACTION = 9
@@ -88,15 +88,20 @@ def fuse(model: Model) -> FusedTables:
 
 
 def classifier_logits(
-    sums: Raw, weight: npt.NDArray[np.int16], exponent: npt.NDArray[np.int16], bias: Real, positions: int
+    sums: npt.NDArray[np.int32] | Raw,
+    weight: npt.NDArray[np.int16] | npt.NDArray[np.float64],
+    exponent: npt.NDArray[np.int16],
+    bias: Real,
+    positions: int,
 ) -> npt.NDArray[np.float32]:
     """Logits from the exact sums of the last map over its ``positions``.
 
-    ``sums`` int64 [N, features] with :data:`FRACTION` fraction bits. The products are summed exactly; the
+    ``sums`` int32 or int64 [N, features] with :data:`FRACTION` fraction bits; ``weight`` holds integers, as float64 for
+    callers that would have them converted every time. The products are summed exactly; the
     division by ``positions`` and the bias are one float64 operation each, then float32.
     """
     # Integers below 2**53 throughout, so float64 products are exact in any order, and NumPy is fast with them.
-    products = sums.astype(np.float64) @ weight.astype(np.float64).T
+    products = sums.astype(np.float64) @ weight.astype(np.float64, copy=False).T
     means = np.ldexp(products, -(exponent.astype(np.int64) + FRACTION)) / positions
     return (means + bias).astype(np.float32)
 

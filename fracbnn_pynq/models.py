@@ -1,18 +1,19 @@
-"""Models by name: the bundled one, the authors' fetched on request, and files.
-
-Fetched releases are converted once by the importers and kept as model files in the cache (``FRACBNN_CACHE``).
-"""
+"""Models by name: the bundled one, the authors' once they have been fetched (:mod:`.published.models`), and files."""
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
 from .errors import ModelError
-from .modelfile import Model, load_model, save_model
-from .networks import get_network
+from .files import cache_directory
+from .model import Model
+from .modelfile import load_model
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "cifar10"
 MODEL_VARIABLE = "FRACBNN_MODEL"
@@ -20,26 +21,47 @@ MODEL_VARIABLE = "FRACBNN_MODEL"
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model this package knows by name. ``bundled``: part of the package, else fetched from its authors."""
+    """A model this package knows by name.
+
+    ``bundled``: part of the package, else fetched from its authors. ``base``: the fetched model that this one is a
+    bundled difference from, made when it is loaded.
+    """
 
     name: str
     network: str
     summary: str
     bundled: bool = False
+    base: str | None = None
 
     @property
     def path(self) -> Path:
-        """Where the model file lies, or will once it is fetched."""
+        """Where the model file lies, its base's where it has one, or will once it is fetched."""
+        if self.base is not None:
+            return MODELS[self.base].path
         if self.bundled:
             return Path(str(resources.files("fracbnn_pynq.weights").joinpath(f"{self.name}.safetensors")))
-        from .board.fetch import cache_directory  # noqa: PLC0415 - the bundled model needs no cache
-
         return cache_directory() / "models" / f"{self.name}.safetensors"
 
     @property
     def available(self) -> bool:
         """Whether the model file is here."""
         return self.path.is_file()
+
+    def load(self) -> Model:
+        """The model. Raises :class:`~fracbnn_pynq.errors.ModelError` where its file is missing or damaged."""
+        if not self.available:
+            raise ModelError(
+                f"model {self.name!r} has not been fetched yet: run 'fracbnn models fetch {self.name}' (on a machine "
+                f"without internet: with --from DIR)"
+            )
+        model = load_model(self.path)
+        if self.base is None:
+            return model
+        from .difference import load_difference  # noqa: PLC0415 - for this model only
+
+        difference = resources.files("fracbnn_pynq.weights").joinpath(f"{self.name}.safetensors")
+        made = load_difference(Path(str(difference))).apply(model)
+        return replace(made, provenance={**made.provenance, "name": self.name, "description": self.summary})
 
     def card(self) -> str:
         """The model card, Markdown."""
@@ -52,8 +74,20 @@ MODELS = {
         PublishedModel("cifar10", "cifar10", "this project's own, trained on CIFAR-10", bundled=True),
         PublishedModel("cifar10-authors", "cifar10", "the FracBNN authors' CIFAR-10 network"),
         PublishedModel("imagenet-authors", "imagenet", "the FracBNN authors' ImageNet network"),
+        PublishedModel(
+            "imagenet-calibrated",
+            "imagenet",
+            "the same with this project's parameters for the published ImageNet core",
+            base="imagenet-authors",
+        ),
     )
 }
+
+
+def own_models() -> dict[str, Path]:
+    """Model files that somebody put into the cache's folder ``models``: their paths by name, without ending."""
+    files = sorted((cache_directory() / "models").glob("*.safetensors"))
+    return {path.stem: path for path in files if path.stem not in MODELS}
 
 
 def get_published(name: str) -> PublishedModel:
@@ -61,51 +95,29 @@ def get_published(name: str) -> PublishedModel:
     try:
         return MODELS[name]
     except KeyError:
-        raise ModelError(f"unknown model {name!r}: expected {', '.join(MODELS)} or a path to a model file") from None
+        names = ", ".join([*MODELS, *own_models()])
+        raise ModelError(f"unknown model {name!r}: expected {names} or a path to a model file") from None
+
+
+def chosen_model(name: str | os.PathLike[str] | None = None, default: str | None = None) -> str | os.PathLike[str]:
+    """The name or path that is meant: ``name``, else FRACBNN_MODEL, else ``default``, else the bundled model's."""
+    return name or os.environ.get(MODEL_VARIABLE) or default or DEFAULT_MODEL
 
 
 def find_model(name: str | os.PathLike[str] | None = None) -> Model:
-    """Load a model by its name or from a path; ``None``: FRACBNN_MODEL, else the bundled CIFAR-10 model.
+    """Load a model by its name or from a path; ``None``: see :func:`chosen_model`.
 
     Raises :class:`~fracbnn_pynq.errors.ModelError` if there is no such model, it has not been fetched, or its file is
     damaged.
     """
-    name = name or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
+    name = chosen_model(name)
     if isinstance(name, str) and name in MODELS:
-        published = MODELS[name]
-        if not published.available:
-            raise ModelError(
-                f"model {name!r} has not been fetched yet: run 'fracbnn models fetch {name}' (on a machine without "
-                f"internet: with --from DIR)"
-            )
-        return load_model(published.path)
-    if isinstance(name, str) and not Path(name).suffix and os.sep not in name and not Path(name).exists():
-        get_published(name)  # a bare word that is neither a model nor a file: say which names there are
+        log.info("model %s: %s", name, MODELS[name].path)
+        return MODELS[name].load()
+    if isinstance(name, str) and not Path(name).suffix and os.sep not in name and not os.path.exists(name):
+        own = own_models()
+        if name not in own:
+            get_published(name)  # a bare word that is neither a model nor a file: say which names there are
+        name = own[name]
+    log.info("model %s", name)
     return load_model(name)
-
-
-def fetch_model(name: str, *, source: Path | None = None, progress: bool = True) -> Path:
-    """Fetch a published model from its authors (or from ``source``), verify, convert and keep it; its file's path.
-
-    Raises :class:`~fracbnn_pynq.errors.DownloadError` where a file cannot be had or is not the published one.
-    """
-    published = get_published(name)
-    if published.bundled:
-        return published.path
-    from .board.catalog import get_weights  # noqa: PLC0415 - only fetching needs the catalogue
-    from .board.fetch import fetch  # noqa: PLC0415
-    from .importers import import_model  # noqa: PLC0415
-
-    artifact = get_weights(name)
-    files = fetch(artifact, source=source, progress=progress)
-    provenance = {
-        "name": name,
-        "source": f"https://github.com/{artifact.repository}, commit {artifact.commit}",
-        "licence": artifact.licence or "none stated by its authors",
-        "description": published.summary,
-    }
-    used = [path for role, path in files.items() if role != "sample_image"]
-    model = import_model(used, get_network(published.network), provenance=provenance)
-    published.path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(model, published.path)
-    return published.path

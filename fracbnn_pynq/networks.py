@@ -22,7 +22,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 
-from .errors import ModelError
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ModelError, PictureError
 
 THERMOMETER_LEVELS = 32
 """Planes per colour of the thermometer code."""
@@ -98,6 +101,14 @@ class Network:
     layers: tuple[GatedLayer, ...]
     classes: int
     shortcut_bits: int | None
+
+    def check_images(self, images: npt.NDArray[np.uint8]) -> None:
+        """Raise :class:`~fracbnn_pynq.errors.PictureError` unless ``images`` is uint8 [N, S, S, 3] at this network's
+        size."""
+        size = self.image_size
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+            found = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
+            raise PictureError(f"expected a uint8 array [N, {size}, {size}, 3] for {self.title}, found {found}")
 
     def with_classes(self, classes: int) -> Network:
         """The same network for another number of classes; raises :class:`~fracbnn_pynq.errors.ModelError` below 1."""

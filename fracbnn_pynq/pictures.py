@@ -15,8 +15,9 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .errors import PictureError
 from .networks import Network
+from .picturecontainers import check_container, check_icons, enable_heif, for_decoder, grey_bits, white_is_zero
 from .resizing import Pixels, area_mean, centre, resize, shorter_side_crop
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any]
@@ -34,21 +36,33 @@ Picture: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | B
 DEFAULT_MAX_PIXELS = 64_000_000
 """Larger encoded pictures are refused before they are decoded (64 megapixels need 192 MB as RGB)."""
 
+MAX_STREAM_SIZE = 1 << 30
+"""Bytes read of a file object, which may never end."""
+
 SHORTER_SIDE = {"imagenet": 256}
 """Networks whose pictures are resized to this shorter side, then cropped; the others' are averaged over areas."""
 
 _ORIENTATION_TAG = 0x0112
 _ARRAY_FORMS = "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+_AT_ONCE = 1 << 20
+"""Pixels of which intermediate results are in memory together."""
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
-def read_picture(source: Picture, *, max_pixels: int = DEFAULT_MAX_PIXELS, bgr: bool = False) -> Pixels:
+def read_picture(
+    source: Picture,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    bgr: bool = False,
+    before_decoding: Callable[[Image.Image], None] | None = None,
+) -> Pixels:
     """One picture as uint8 [H, W, 3], RGB, upright.
 
     ``source`` is one of
 
     * a path, encoded bytes, or a binary file object, which is read from its position to its end and left open: every
-      format and mode that the installed Pillow decodes, except EPS (which is a program, not a picture);
+      format and mode that the installed Pillow decodes, except EPS (which is a program, not a picture) and two that
+      hide the size of what they hold (IPTC, BLP); HEIC where pillow-heif is installed;
     * a Pillow image, at its current frame;
     * an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGB and alpha) of bool, uint8, uint16 or a float type.
       OpenCV's arrays are BGR: pass ``bgr=True`` for them.
@@ -57,7 +71,8 @@ def read_picture(source: Picture, *, max_pixels: int = DEFAULT_MAX_PIXELS, bgr: 
     round(255 v); Pillow's 32-bit grey ('I') must lie in 0..65535 and counts as 16-bit. Of 16-bit colour *files* Pillow
     itself keeps the upper eight bits. ``max_pixels`` limits H * W of everything but arrays; it is compared with the
     size in the file's header, before any pixel is decoded. Pillow's own hard limit (twice
-    ``PIL.Image.MAX_IMAGE_PIXELS``) stays in force.
+    ``PIL.Image.MAX_IMAGE_PIXELS``) stays in force. ``before_decoding`` is called with an encoded picture of which only
+    the header has been read; what it raises is the cause of the PictureError that comes of it.
 
     The result may share memory with ``source`` and may be read-only. Raises
     :class:`~fracbnn_pynq.errors.PictureError`, naming the source, for everything that is not a whole picture. A caller
@@ -69,13 +84,13 @@ def read_picture(source: Picture, *, max_pixels: int = DEFAULT_MAX_PIXELS, bgr: 
         raise PictureError(f"bgr=True is for arrays, but the picture is of type {type(source).__name__}")
     if isinstance(source, Image.Image):
         with _naming("Pillow image"):
-            return _from_image(source, "Pillow image", max_pixels)
+            return _from_image(source, "Pillow image", max_pixels, before_decoding)
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(source, max_pixels)
+        return _from_path(source, max_pixels, before_decoding)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_stream(io.BytesIO(bytes(source)), "bytes", max_pixels)
+        return _from_stream(io.BytesIO(bytes(source)), "bytes", max_pixels, before_decoding)
     if hasattr(source, "read"):
-        return _from_file_object(source, max_pixels)
+        return _from_file_object(source, max_pixels, before_decoding)
     raise PictureError(
         f"expected a picture as a path, bytes, a binary file object, a Pillow image or a NumPy array, found an object "
         f"of type {type(source).__name__}"
@@ -109,18 +124,28 @@ def prepare(picture: Pixels, network: Network) -> Pixels:
     return square.copy() if edge == size else area_mean(square, size)
 
 
-def load(source: Picture, network: Network, *, max_pixels: int = DEFAULT_MAX_PIXELS, bgr: bool = False) -> Pixels:
+def load(
+    source: Picture,
+    network: Network,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    bgr: bool = False,
+    before_decoding: Callable[[Image.Image], None] | None = None,
+) -> Pixels:
     """Read a picture and bring it to the size of ``network``: a new uint8 [S, S, 3].
 
     See :func:`read_picture` and :func:`prepare`.
     """
-    return prepare(read_picture(source, max_pixels=max_pixels, bgr=bgr), network)
+    return prepare(read_picture(source, max_pixels=max_pixels, bgr=bgr, before_decoding=before_decoding), network)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def _from_path(source: str | os.PathLike[str], max_pixels: int) -> Pixels:
+_Before: TypeAlias = Callable[[Image.Image], None] | None
+
+
+def _from_path(source: str | os.PathLike[str], max_pixels: int, before: _Before) -> Pixels:
     name = os.fsdecode(source)
     with _naming(name):
         mode = os.stat(name).st_mode
@@ -129,49 +154,59 @@ def _from_path(source: str | os.PathLike[str], max_pixels: int) -> Pixels:
         if not stat.S_ISREG(mode):
             raise PictureError(f"{name}: expected a regular file: pass pipes and devices as an open binary file")
         with open(name, "rb") as stream:
-            return _from_stream(stream, name, max_pixels)
+            return _from_stream(stream, name, max_pixels, before)
 
 
-def _from_file_object(source: BinaryIO, max_pixels: int) -> Pixels:
+def _from_file_object(source: BinaryIO, max_pixels: int, before: _Before) -> Pixels:
     label = getattr(source, "name", None)
     name = f"file object {label!r}" if isinstance(label, str) else "file object"
     with _naming(name):
-        data = source.read()
+        data = source.read(MAX_STREAM_SIZE + 1)
+    if len(data) > MAX_STREAM_SIZE:
+        raise PictureError(f"{name}: expected a picture of at most {MAX_STREAM_SIZE} bytes, found more")
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise PictureError(f"{name}: expected it to give bytes, found {type(data).__name__}: open it in binary mode")
-    return _from_stream(io.BytesIO(data), name, max_pixels)
+    return _from_stream(io.BytesIO(data), name, max_pixels, before)
 
 
-def _from_stream(stream: BinaryIO, name: str, max_pixels: int) -> Pixels:
+def _from_stream(stream: BinaryIO, name: str, max_pixels: int, before: _Before) -> Pixels:
     """Decode an encoded picture from a seekable stream that stands at its beginning."""
     with _naming(name), _pillow_warnings_ignored():
-        start = stream.read(8)
+        start = stream.read(32)
         if not start:
             raise PictureError(f"{name}: expected a picture, found nothing: it is empty or was read to its end before")
+        stream.seek(0)
+        enable_heif(start, name)
+        check_icons(stream, partial(_check_size, name, max_pixels=max_pixels))
         try:
-            image = Image.open(stream)
+            image = Image.open(for_decoder(stream))
         except UnidentifiedImageError:
             raise PictureError(
                 f"{name}: expected a picture in a format that Pillow {PIL.__version__} knows, found other data, "
-                f"beginning with {start!r}"
+                f"beginning with {start[:8]!r}"
             ) from None
         with image:
-            return _from_image(image, name, max_pixels)
+            return _from_image(image, name, max_pixels, before)
 
 
-def _from_image(image: Image.Image, name: str, max_pixels: int) -> Pixels:
-    if image.format == "EPS":
-        raise PictureError(f"{name}: EPS is not read, as it is a program that draws: convert it to PNG")
+def _from_image(image: Image.Image, name: str, max_pixels: int, before: _Before) -> Pixels:
     with _pillow_warnings_ignored():
         _check_size(name, *image.size, max_pixels)
+        check_container(image, name, partial(_check_size, name, max_pixels=max_pixels))
+        if before is not None:
+            before(image)
+        bits = grey_bits(image)
         image.load()
         _check_size(name, *image.size, max_pixels)  # an icon's directory need not tell the size of the picture in it
-        return _upright(_rgb(image, name), _orientation(image))
+        return _upright(_rgb(image, name, bits), _orientation(image))
 
 
-def _rgb(image: Image.Image, name: str) -> Pixels:
-    """The pixels of a decoded image of any mode: uint8 [H, W, 3]."""
+def _rgb(image: Image.Image, name: str, bits: int = 8) -> Pixels:
+    """The pixels of a decoded image of any mode: uint8 [H, W, 3]. ``bits`` a grey value had in the file."""
     key = image.info.get("transparency")
+    if bits < 8 and isinstance(key, int):  # the key is as in the file, the pixels have been scaled to 8 bits
+        grey = np.repeat(np.asarray(image)[..., None], 3, axis=2)
+        return np.where(grey == key * 255 // ((1 << bits) - 1), np.uint8(255), grey)
     if image.mode == "F" or image.mode.startswith("I"):
         grey = np.asarray(image)
         if image.mode == "I":
@@ -180,6 +215,8 @@ def _rgb(image: Image.Image, name: str) -> Pixels:
                     f"{name}: expected 32-bit grey values in 0..65535, found {grey.min()}..{grey.max()}: scale them"
                 )
             grey = grey.astype(np.uint16)
+        if white_is_zero(image):
+            grey = np.uint16(65535) - grey.astype(np.uint16)
         rgb = _from_array(grey, name)
         return rgb if key is None else np.where((grey == key)[..., None], np.uint8(255), rgb)
     if image.mode == "LAB":
@@ -188,7 +225,7 @@ def _rgb(image: Image.Image, name: str) -> Pixels:
         image = image.convert("LA")
     palette = image.palette.mode if image.mode == "P" and image.palette else ""
     if key is not None or image.mode in ("LA", "PA", "RGBA", "RGBa") or palette.endswith("A"):
-        return _on_white(np.asarray(image.convert("RGBA")))
+        return _on_white(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -249,17 +286,26 @@ def _eight_bits(array: npt.NDArray[Any], name: str) -> Pixels:
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):
             raise PictureError(f"{name}: expected float values in 0..1, found {low:g}..{high:g}: divide by the maximum")
-        return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+        values = np.empty(array.shape, np.uint8)
+        rows = max(1, _AT_ONCE // array.shape[1])
+        for top in range(0, len(array), rows):
+            values[top : top + rows] = np.rint(array[top : top + rows].astype(np.float64) * 255)
+        return values
     raise PictureError(f"{name}: expected values of bool, uint8, uint16 or float in 0..1, found {array.dtype}")
 
 
 def _on_white(rgba: Pixels) -> Pixels:
     """uint8 [H, W, 4] over white: round((c a + 255 (255 - a)) / 255), exact, uint8 [H, W, 3]."""
-    alpha = rgba[..., 3:].astype(np.uint16)
-    sums: npt.NDArray[np.uint16] = rgba[..., :3] * alpha
-    sums += 255 * (255 - alpha) + 127
-    sums //= 255
-    return sums.astype(np.uint8)
+    rgb = np.empty((*rgba.shape[:2], 3), np.uint8)
+    rows = max(1, _AT_ONCE // rgba.shape[1])
+    for top in range(0, len(rgba), rows):  # the sums are of 16 bits: for a whole large picture they are much memory
+        part = rgba[top : top + rows]
+        alpha = part[..., 3:].astype(np.uint16)
+        sums: npt.NDArray[np.uint16] = part[..., :3] * alpha
+        sums += 255 * (255 - alpha) + 127
+        sums //= 255
+        rgb[top : top + rows] = sums
+    return rgb
 
 
 def _check_size(name: str, width: int, height: int, max_pixels: int | None = None) -> None:

@@ -8,10 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-try:
-    from .backends import _native
-except ImportError:  # installed without a C compiler
-    _native = None  # type: ignore[assignment]
+from . import native
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -49,19 +46,7 @@ def shorter_side_crop(picture: Pixels, shorter: int, size: int) -> Pixels:
 
 def area_mean(square: Pixels, size: int) -> Pixels:
     """uint8 [L, L, 3] with L >= size averaged to [size, size, 3], in integers; in C where the native kernels are."""
-    if _native is None:
-        return area_mean_reference(square, size)
-    edge = square.shape[0]
-    if square.strides[1:] != (3, 1):
-        square = np.ascontiguousarray(square)
-    result = np.empty((size, size, 3), np.uint8)
-    _native.area_mean(_address(square), square.strides[0], edge, size, _address(result))
-    return result
-
-
-def _address(array: Pixels) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+    return native.area_mean(square, size) if native.available() else area_mean_reference(square, size)
 
 
 def area_mean_reference(square: Pixels, size: int) -> Pixels:

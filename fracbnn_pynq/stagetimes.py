@@ -53,7 +53,7 @@ class Histogram:
         return {name: value * 1e3 for name, value in values.items()}
 
 
-class Counter:
+class EventCounter:
     """Events, and when the first and the last came."""
 
     def __init__(self) -> None:
@@ -79,9 +79,9 @@ class Statistics:
     """What a pipeline counted: frames by stage, frames dropped, times by stage (:data:`STAGES`)."""
 
     def __init__(self) -> None:
-        self.captured = Counter()
-        self.classified = Counter()
-        self.delivered = Counter()
+        self.captured = EventCounter()
+        self.classified = EventCounter()
+        self.delivered = EventCounter()
         self.dropped = 0
         self.stages = {name: Histogram() for name in STAGES}
 

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from .stagetimes import Statistics
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Frame = TypeVar("Frame")
@@ -30,8 +30,9 @@ RESULTS_WAITING = 2
 POLL_S = 0.05
 """A request to stop is noticed within this time. Signal handlers may only set a flag: a lock could be held already."""
 
-STOP_TIMEOUT_S = 15.0
-"""How long a stage may take to come back when the pipeline stops; OpenCV's cameras give up after 10 s."""
+STOP_TIMEOUT_S = 3.0
+"""How long the stages may take to come back when the pipeline stops, before they are left behind: who presses Ctrl-C
+does not wait for a device that does not answer (OpenCV gives it up after 10 s, a pipe without a writer never)."""
 
 
 class EndOfStream(Exception):  # noqa: N818 - like StopIteration, not an error
@@ -201,7 +202,7 @@ class Pipeline(Generic[Frame, Result]):
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.perf_counter()))
             if thread.is_alive():
-                logger.warning("%s did not come back within %g s and is left behind", thread.name, STOP_TIMEOUT_S)
+                log.warning("%s did not come back within %g s and is left behind", thread.name, STOP_TIMEOUT_S)
 
     def _capture_all(self) -> None:
         error = None

@@ -5,48 +5,42 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from .._version import __version__
 from ..classifier import Classifier
-from . import metrics, oip, page, rest, stream, trace
-from .envelope import Envelope
+from . import metrics, oip, oip_statistics, page, rest, stream, trace
 from .errors import (
     ServiceError,
     handle_http_exception,
     handle_service_error,
     handle_validation_error,
 )
-from .hub import Hub
+from .inference import Inference
 from .limits import Memory
+from .middleware import RequestMiddleware
+from .oip_binary import HEADER
 from .schemas import errors
 from .settings import Settings
-from .shortcuts import HANDLER, answer_directly, shortcut
 
 router = APIRouter(tags=["operation"])
 
-
-class Application(FastAPI):
-    """FastAPI, except for the few addresses that :mod:`.shortcuts` knows."""
-
-    direct: Envelope
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request (ASGI)."""
-        handler = shortcut(scope)
-        if handler is None:
-            await super().__call__(scope, receive, send)
-        else:
-            scope.update({"app": self, HANDLER: handler})
-            await self.direct(scope, receive, send)
+BUSIEST = [
+    Route("/v1/classify", rest.classify, methods=["POST"]),
+    Route("/v2/models/{name}/infer", oip.infer_at, methods=["POST"]),
+    Route("/v2/models/{name}/versions/{version}/infer", oip.infer_at, methods=["POST"]),
+]
+"""Routes that come before all others, without FastAPI's preparations for parameters that these handlers do not have:
+both together would take longer than the small network. FastAPI's own routes of the same addresses describe them."""
 
 
-def create_app(models: Mapping[str, Classifier] | Settings | Hub, settings: Settings | None = None) -> FastAPI:
+def create_app(models: Mapping[str, Classifier] | Settings | Inference, settings: Settings | None = None) -> FastAPI:
     """An application that serves ``models``: classifiers by name, or settings that name them.
 
     Classifiers that are given stay open at the end and must be used by nothing else meanwhile; ``settings`` then has
@@ -55,38 +49,46 @@ def create_app(models: Mapping[str, Classifier] | Settings | Hub, settings: Sett
     Raises :class:`~fracbnn_pynq.errors.ModelError`, :class:`~fracbnn_pynq.errors.BackendError`, or what the camera that
     settings name raises: :class:`~fracbnn_pynq.errors.CameraError`, :class:`~fracbnn_pynq.errors.PictureError`.
     """
-    if isinstance(models, Hub):
-        hub = models
+    if isinstance(models, Inference):
+        inference = models
     elif isinstance(models, Settings):
-        hub = Hub.load(models)
+        inference = Inference.load(models)
     else:
-        hub = Hub(models, settings or Settings())
+        inference = Inference(models, settings or Settings())
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        hub.start()
+        inference.start()
         try:
             yield
         finally:
-            await hub.stop()
+            await inference.stop()
 
-    app = Application(
+    app = FastAPI(
         title="fracbnn",
         version=__version__,
         description="Image classification with FracBNN binary neural networks.",
         lifespan=lifespan,
+        docs_url=None,  # a page of our own, without code inside it
         redoc_url=None,
     )
-    app.state.hub = hub
+    app.state.inference = inference
     app.state.tracing = asyncio.Lock()
     app.router.redirect_slashes = False
-    memory = Memory(hub.settings.max_held)
-    app.add_middleware(Envelope, hub=hub, memory=memory)
-    app.direct = Envelope(answer_directly, hub, memory)
+    app.add_middleware(RequestMiddleware, inference=inference, memory=Memory(inference.settings.max_held))
+    if inference.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=inference.settings.cors_origins,
+            allow_methods=("GET", "HEAD", "POST", "OPTIONS"),
+            allow_headers=("Authorization", "Content-Encoding", "Content-Type", HEADER, "X-Request-ID"),
+            expose_headers=(HEADER, "Retry-After", "X-Request-ID"),
+        )
     app.add_exception_handler(ServiceError, handle_service_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(RequestValidationError, handle_validation_error)
-    for part in (page.router, rest.router, trace.router, stream.router, oip.router, router):
+    app.router.routes[:0] = BUSIEST
+    for part in (page.router, rest.router, trace.router, stream.router, oip_statistics.router, oip.router, router):
         app.include_router(part)
     return app
 
@@ -106,5 +108,5 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=errors(401))
 async def prometheus(request: Request) -> Response:
     """Counters with Triton's names, gauges of the queues, what computes each model."""
-    lines = request.app.state.hub.metrics()
+    lines = request.app.state.inference.metrics()
     return Response("\n".join(lines) + "\n", media_type=metrics.CONTENT_TYPE)

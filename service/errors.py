@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+
+from ..errors import FracBNNError
 
 RETRY_AFTER = {"Retry-After": "1"}
 _POLICY_VIOLATION = 1008
@@ -19,7 +22,7 @@ CLIENT_GONE = 499
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
-class ServiceError(Exception):
+class ServiceError(FracBNNError):
     """A request is answered with ``status`` and ``{"error": message}``; ``extra`` is added to that object."""
 
     def __init__(
@@ -56,6 +59,12 @@ async def refuse_websocket(error: ServiceError, scope: Any, receive: Any, send: 
         await send({"type": "websocket.http.response.body", "body": answer.body})
     else:
         await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+
+
+def new_id() -> str:
+    """An X-Request-ID for a request that has none."""
+    # It need not be a secret, and os.urandom gives up the GIL, which takes a busy event loop long to get back.
+    return f"{random.getrandbits(96):024x}"
 
 
 def as_json(content: Any) -> bytes:

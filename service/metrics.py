@@ -7,6 +7,7 @@ own client library appends ``_total`` to the name of every counter.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -32,6 +33,9 @@ MODEL_COUNTERS = {
     "failed_reloads": ("fracbnn_engine_reloads_failed", "Reloads after a failure that failed"),
 }
 """Keyword of :meth:`ModelCounters.add` to name and meaning."""
+_NOT_SHOWN = ("failure_us", "last_ms")
+"""Counted for the statistics of the Open Inference Protocol alone: microseconds of failed requests, and when the engine
+last ended a batch, in milliseconds of Unix time."""
 
 
 class ModelCounters:
@@ -39,13 +43,20 @@ class ModelCounters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._values = dict.fromkeys(MODEL_COUNTERS, 0.0)
+        self._values = dict.fromkeys((*MODEL_COUNTERS, *_NOT_SHOWN), 0.0)
 
     def add(self, **amounts: float) -> None:
-        """Add to counters named in :data:`MODEL_COUNTERS`."""
+        """Add to counters named in :data:`MODEL_COUNTERS`, or ``failure_us``."""
         with self._lock:
             for name, amount in amounts.items():
                 self._values[name] += amount
+
+    def computed(self, pictures: int) -> None:
+        """The engine has computed a batch."""
+        with self._lock:
+            self._values["executions"] += 1
+            self._values["pictures"] += pictures
+            self._values["last_ms"] = time.time() * 1e3
 
     def values(self) -> dict[str, float]:
         """All counters now."""

@@ -7,18 +7,21 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from .compression import coding_of, unpacked
 from .errors import ServiceError, json_response, unavailable
-from .hub import VERSION, Hub
-from .limits import read_body
-from .media import check_not_compressed, media_type
+from .inference import VERSION, Inference
+from .jobs import Images, Job
+from .limits import header_of, read_body
+from .media import PictureReader, media_type
 from .oip_binary import HEADER
 from .oip_reply import model_metadata, reply, server_metadata
 from .oip_request import InferRequest, parse
 from .schemas import INFER_ANSWER, INFER_BODY, errors
-from .worker import Images, Worker
+from .worker import Worker
 
 router = APIRouter(tags=["Open Inference Protocol v2"])
 
+_HEADER = HEADER.lower().encode("ascii")
 # "curl -d" says it sends a form, and Triton's own client says nothing.
 _TYPES = ("", "application/json", "application/octet-stream", "application/x-www-form-urlencoded")
 
@@ -38,23 +41,23 @@ async def live() -> Response:
 @router.get("/v2/health/ready", summary="Whether all models take requests", responses=errors(503))
 async def ready(request: Request) -> Response:
     """503 while a model recovers and once a shutdown has begun."""
-    hub: Hub = request.app.state.hub
-    if not hub.ready:
-        raise unavailable("shutting down" if hub.draining else "not all models are ready", ready=False)
+    inference: Inference = request.app.state.inference
+    if not inference.ready:
+        raise unavailable("shutting down" if inference.draining else "not all models are ready", ready=False)
     return json_response({"ready": True})
 
 
 @router.get("/v2/models", summary="Names of the models", responses=errors(401))
 async def models(request: Request) -> Response:
     """All models served."""
-    return json_response({"models": list(request.app.state.hub.workers)})
+    return json_response({"models": list(request.app.state.inference.workers)})
 
 
 @router.get("/v2/models/{name}", summary="Model metadata", responses=errors(401, 404))
 @router.get("/v2/models/{name}/versions/{version}", summary="Model metadata", responses=errors(401, 404))
 async def model(request: Request, name: str, version: str = VERSION) -> Response:
     """Inputs and outputs."""
-    worker = _find(request, name, version)
+    worker = find(request, name, version)
     return json_response(model_metadata(name, worker.classifier))
 
 
@@ -66,8 +69,8 @@ async def model(request: Request, name: str, version: str = VERSION) -> Response
 )
 async def model_ready(request: Request, name: str, version: str = VERSION) -> Response:
     """503 while it recovers and once a shutdown has begun."""
-    worker = _find(request, name, version)
-    if request.app.state.hub.draining or not worker.ready:
+    worker = find(request, name, version)
+    if request.app.state.inference.draining or not worker.ready:
         raise unavailable(f"model {name} is {worker.state}", name=name, ready=False)
     return json_response({"name": name, "ready": True})
 
@@ -75,7 +78,7 @@ async def model_ready(request: Request, name: str, version: str = VERSION) -> Re
 _INFER: dict[str, Any] = {
     "summary": "Inference",
     "openapi_extra": {"requestBody": INFER_BODY},
-    "responses": {200: INFER_ANSWER, **errors(400, 401, 404, 408, 413, 415, 422, 503)},
+    "responses": {200: INFER_ANSWER, **errors(400, 401, 403, 404, 408, 413, 415, 422, 503)},
 }
 
 
@@ -83,33 +86,43 @@ _INFER: dict[str, Any] = {
 @router.post("/v2/models/{name}/versions/{version}/infer", **_INFER)
 async def infer(request: Request, name: str, version: str = VERSION) -> Response:
     """One input, ``images`` (UINT8) or ``pictures`` (BYTES); outputs ``logits``, ``probabilities``, ``labels``."""
-    hub: Hub = request.app.state.hub
-    worker = _find(request, name, version)
-    check_not_compressed(request)
-    header = request.headers.get(HEADER)
-    if header is None and media_type(request) not in _TYPES:
-        raise ServiceError(415, f"Content-Type: expected application/json, found {media_type(request)!r}")
-    body = await read_body(request.receive)
-    network, settings = worker.classifier.network, hub.settings
+    inference: Inference = request.app.state.inference
+    worker = find(request, name, version)
+    header = header_of(request, _HEADER)
+    kind = media_type(header_of(request, b"content-type") or "")
+    if header is None and kind not in _TYPES:
+        raise ServiceError(415, f"Content-Type: expected application/json, found {kind!r}")
+    coding = coding_of(header_of(request, b"content-encoding"))
+    settings = inference.settings
+    only_json = header is None and coding is None
+    body = await read_body(request.receive, settings.max_json if only_json else None)
 
-    def prepare() -> tuple[Images, InferRequest]:
-        return parse(body, header, network, max_batch=settings.max_batch, max_pixels=settings.max_pixels)
+    def prepare(job: Job) -> tuple[Images, InferRequest]:
+        network = worker.classifier.network
+        reader = PictureReader(network, settings, inference.budget, job.check)
+        return parse(unpacked(body, coding, settings.max_body, job.check), header, reader, network, settings)
 
-    outcome = await hub.infer(worker, prepare, request.receive)
+    outcome = await inference.infer(worker, prepare, request.receive)
 
     def build() -> tuple[bytes, int | None]:
         return reply(name, worker.classifier, outcome.context, outcome.logits)
 
-    content, length = await hub.answer(outcome, build)
-    hub.count(worker, outcome, request.state.received)
+    content, length = await inference.answer(outcome, build)
+    inference.count(worker, outcome, request.state.received)
     if length is None:
         return Response(content, media_type="application/json")
     return Response(content, headers={HEADER: str(length)}, media_type="application/octet-stream")
 
 
-def _find(request: Request, name: str, version: str) -> Worker:
-    hub: Hub = request.app.state.hub
-    worker = hub.worker(name)
+async def infer_at(request: Request) -> Response:
+    """:func:`infer` for a route that leaves the parameters in the path."""
+    return await infer(request, **request.path_params)
+
+
+def find(request: Request, name: str, version: str) -> Worker:
+    """The worker of a model; 404 for one, or a version of it, that there is not."""
+    inference: Inference = request.app.state.inference
+    worker = inference.worker(name)
     if version != VERSION:
         raise ServiceError(404, f"version of model {name}: expected {VERSION}, found {version!r}")
     return worker

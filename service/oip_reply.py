@@ -9,12 +9,12 @@ import numpy as np
 from .._version import __version__
 from ..classifier import Classifier, softmax
 from .errors import as_json
-from .hub import VERSION
+from .inference import VERSION
+from .jobs import Logits
 from .oip_binary import pack_bytes
 from .oip_request import DATATYPES, IMAGES, LABELS, LOGITS, PICTURES, PROBABILITIES, InferRequest, Output
-from .worker import Logits
 
-EXTENSIONS = ("classification", "binary_tensor_data")
+EXTENSIONS = ("classification", "binary_tensor_data", "statistics", "model_configuration", "model_repository")
 
 
 def server_metadata() -> dict[str, Any]:
@@ -38,6 +38,31 @@ def model_metadata(name: str, classifier: Classifier) -> dict[str, Any]:
             {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, classes]},
             {"name": LABELS, "datatype": "BYTES", "shape": [-1]},
         ],
+    }
+
+
+def model_configuration(name: str, classifier: Classifier, max_batch: int) -> dict[str, Any]:
+    """The same as Triton's configuration of a model: shapes without the first dimension, which is the batch's."""
+
+    def tensors(described: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        types = {"BYTES": "TYPE_STRING"}
+        return [
+            {
+                "name": tensor["name"],
+                "data_type": types.get(tensor["datatype"], f"TYPE_{tensor['datatype']}"),
+                "dims": tensor["shape"][1:] or [1],
+            }
+            for tensor in described
+        ]
+
+    about = model_metadata(name, classifier)
+    return {
+        "name": name,
+        "platform": about["platform"],
+        "backend": "fracbnn",
+        "max_batch_size": max_batch,
+        "input": [{**tensor, "optional": True} for tensor in tensors(about["inputs"])],  # one of the two is given
+        "output": tensors(about["outputs"]),
     }
 
 

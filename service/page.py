@@ -1,4 +1,5 @@
-"""The web pages: at ``/`` a picture or the browser's webcam, at ``/camera`` the service's own camera; labels beside it.
+"""The web pages: at ``/`` a picture or the browser's webcam, at ``/camera`` the service's own camera, labels beside it;
+at ``/docs`` the description of the interface.
 
 Their files are in ``page/`` and are served as they are; they name nothing outside the service.
 """
@@ -17,7 +18,15 @@ from starlette.exceptions import HTTPException
 from .stream import camera_of
 
 SCRIPTS = ("camera", "gates", "page", "planes", "service", "view", "webcam")
-PAGE_PATHS = ("/", "/camera", "/page/page.css", *(f"/page/{name}.js" for name in SCRIPTS), "/page/cat.jpg")
+PAGE_PATHS = (
+    "/",
+    "/camera",
+    "/docs",
+    "/page/page.css",
+    "/page/docs.js",
+    *(f"/page/{name}.js" for name in SCRIPTS),
+    "/page/cat.jpg",
+)
 """What the pages consist of. None of it is secret, and a browser sends no token for it."""
 
 SECURITY_POLICY = (
@@ -25,6 +34,13 @@ SECURITY_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy: the browser loads and runs nothing but what the service itself sends."""
+
+DOCUMENTS_POLICY = (
+    "default-src 'self'; script-src 'self' https://cdn.jsdelivr.net; "
+    "style-src 'self' https://cdn.jsdelivr.net; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The same for ``/docs``, whose viewer comes from the internet."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -45,8 +61,21 @@ async def index(request: Request) -> Response:
 @router.get("/camera")
 async def camera(request: Request) -> Response:
     """The page of the service's own camera; 404 where it has none."""
-    camera_of(request.app.state.hub)
+    camera_of(request.app.state.inference)
     return _answer(request, "fracbnn_pynq.service", "page/camera.html", "text/html; charset=utf-8")
+
+
+@router.get("/docs")
+async def documents(request: Request) -> Response:
+    """The interface, described by Swagger UI from ``/openapi.json``."""
+    package, kind = "fracbnn_pynq.service", "text/html; charset=utf-8"
+    return _answer(request, package, "page/docs.html", kind, policy=DOCUMENTS_POLICY)
+
+
+@router.get("/page/docs.js")
+async def documents_script(request: Request) -> Response:
+    """Its beginning."""
+    return _answer(request, "fracbnn_pynq.service", "page/docs.js", "text/javascript; charset=utf-8")
 
 
 @router.get("/page/page.css")
@@ -78,14 +107,14 @@ def _read(package: str, path: str, media_type: str) -> _Asset:
     return _Asset(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
 
-def _answer(request: Request, package: str, path: str, media_type: str) -> Response:
+def _answer(request: Request, package: str, path: str, media_type: str, policy: str = SECURITY_POLICY) -> Response:
     """A file of the package; 304 for a browser that has it already (RFC 9110, section 13.1.2)."""
     asset = _read(package, path, media_type)
     headers = {
         "ETag": asset.tag,
         "Cache-Control": "no-cache",
-        "Content-Security-Policy": SECURITY_POLICY,
-        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": policy,
+        "X-Frame-Options": "DENY",
         "Referrer-Policy": "no-referrer",
     }
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from ..networks import Network
+from ..classifier import Prediction
 from .errors import ServiceError, json_response
-from .hub import Hub, Outcome, describe
-from .media import Upload, decode, read_uploads
+from .inference import Inference, Outcome
+from .jobs import Images, Job
+from .media import Body, PictureReader, TooManyPixelsError, Upload, unreadable
 from .schemas import BATCH_ANSWER, CLASSIFY_ANSWER, CLASSIFY_QUERY, errors, pictures_body
-from .worker import Images, Worker
+from .worker import Worker
 
 router = APIRouter(tags=["classify"])
 
 _MOST_LABELS = 1000
-_REFUSALS = errors(400, 401, 404, 408, 413, 415, 422, 503)
+_OF_ONE_PICTURE = (413, 422)
+_REFUSALS = errors(400, 401, 403, 404, 408, 413, 415, 422, 503)
 
 
 @router.post(
@@ -30,18 +33,23 @@ _REFUSALS = errors(400, 401, 404, 408, 413, 415, 422, 503)
 )
 async def classify(request: Request) -> Response:
     """The body is a picture in any format Pillow reads, or a form with one file."""
-    hub: Hub = request.app.state.hub
-    top, worker = _query(request, hub)
-    (upload,) = await read_uploads(request, 1)
-    network, max_pixels = worker.classifier.network, hub.settings.max_pixels
+    inference: Inference = request.app.state.inference
+    top, worker = _query(request, inference)
+    body = await Body.read(request)
+    settings = inference.settings
 
-    def prepare() -> tuple[Images, None]:
-        return decode(upload.data, network, max_pixels)[None], None
+    def prepare(job: Job) -> tuple[Images, None]:
+        (upload,) = body.uploads(1, settings.max_body, job.check)
+        reader = PictureReader(worker.classifier.network, settings, inference.budget, job.check)
+        try:
+            return reader.read(upload.data)[None], None
+        except ServiceError as error:
+            raise unreadable(body, error) from None
 
-    outcome = await hub.infer(worker, prepare, request.receive)
+    outcome = await inference.infer(worker, prepare, request.receive)
     (ranked,) = worker.classifier.rank(outcome.logits, top)
-    answer = {**_about(worker, request), **_labels(ranked), "timings_ms": _timings(outcome, request)}
-    hub.count(worker, outcome, request.state.received)
+    answer = {**_about(worker, request), **Prediction(ranked).as_dict(), "timings_ms": _timings(outcome, request)}
+    inference.count(worker, outcome, request.state.received)
     return json_response(answer)
 
 
@@ -52,67 +60,72 @@ async def classify(request: Request) -> Response:
     responses={200: BATCH_ANSWER, **_REFUSALS},
 )
 async def classify_batch(request: Request) -> Response:
-    """The body is a form with files. A file that is no picture has an ``error`` in its place, the others are answered.
+    """The body is a form with files. Every part has an entry in its place; one that is no picture has an ``error``.
 
     Where none is a picture the status is 422.
     """
-    hub: Hub = request.app.state.hub
-    top, worker = _query(request, hub)
-    uploads = await read_uploads(request, hub.settings.max_batch)
-    network, max_pixels = worker.classifier.network, hub.settings.max_pixels
+    inference: Inference = request.app.state.inference
+    top, worker = _query(request, inference)
+    body = await Body.read(request)
+    settings = inference.settings
 
-    def prepare() -> tuple[Images, list[str | None]]:
-        return _decode_all(uploads, network, max_pixels)
+    def prepare(job: Job) -> tuple[Images, list[tuple[str, str | None]]]:
+        uploads = body.uploads(settings.max_batch, settings.max_body, job.check)
+        reader = PictureReader(worker.classifier.network, settings, inference.budget, job.check)
+        try:
+            return _read_all(uploads, reader, job.check)
+        except ServiceError as error:
+            raise unreadable(body, error) from None
 
-    outcome = await hub.infer(worker, prepare, request.receive)
+    outcome = await inference.infer(worker, prepare, request.receive)
 
     def build() -> list[dict[str, Any]]:
         ranked = iter(worker.classifier.rank(outcome.logits, top))
         return [
-            {"file": upload.name, **({"error": problem} if problem else _labels(next(ranked)))}
-            for upload, problem in zip(uploads, outcome.context, strict=True)
+            {"file": name, **({"error": problem} if problem else Prediction(next(ranked)).as_dict())}
+            for name, problem in outcome.context
         ]
 
-    results = await hub.answer(outcome, build)
+    results = await inference.answer(outcome, build)
     answer = {**_about(worker, request), "results": results, "timings_ms": _timings(outcome, request)}
-    hub.count(worker, outcome, request.state.received)
+    inference.count(worker, outcome, request.state.received)
     return json_response(answer)
 
 
-def _query(request: Request, hub: Hub) -> tuple[int, Worker]:
+def _query(request: Request, inference: Inference) -> tuple[int, Worker]:
     """``top`` and the worker of ``model``. Read here, as FastAPI takes longer for it than the network."""
     query = request.query_params if request.scope["query_string"] else {}
     text = query.get("top", "5")
     if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= _MOST_LABELS):
         raise ServiceError(422, f"top: expected an integer 1..{_MOST_LABELS}, found {text[:20]!r}")
-    return int(text), hub.worker(query.get("model"))
+    return int(text), inference.worker(query.get("model"))
 
 
-def _decode_all(uploads: list[Upload], network: Network, max_pixels: int) -> tuple[Images, list[str | None]]:
-    """The pictures that can be read, and for every upload ``None`` or what is wrong with it."""
+def _read_all(
+    uploads: list[Upload], reader: PictureReader, check: Callable[[], None]
+) -> tuple[Images, list[tuple[str, str | None]]]:
+    """The pictures that can be read, and for every upload its name and ``None``, or what is wrong with it."""
     images = []
-    problems: list[str | None] = []
+    found: list[tuple[str, str | None]] = []
     first: ServiceError | None = None
-    for upload in uploads:
+    encoded = [upload.data for upload in uploads]
+    for place, upload in enumerate(uploads):
+        check()
         try:
-            images.append(decode(upload.data, network, max_pixels))
-            problems.append(None)
+            images.append(reader.read(upload.data, others=encoded[place + 1 :]))
+            found.append((upload.name, None))
         except ServiceError as error:
-            problems.append(str(error))
+            if error.status not in _OF_ONE_PICTURE or isinstance(error, TooManyPixelsError):
+                raise
+            found.append((upload.name, str(error)))
             first = first or error
     if not images and first is not None:
         raise first
-    return np.stack(images), problems
+    return np.stack(images), found
 
 
 def _about(worker: Worker, request: Request) -> dict[str, Any]:
-    return {"model": worker.name, **describe(worker.classifier), "request_id": request.state.request_id}
-
-
-def _labels(ranked: list[tuple[str, float]]) -> dict[str, Any]:
-    label, score = ranked[0]
-    top = [{"label": label, "probability": probability} for label, probability in ranked]
-    return {"label": label, "score": score, "top": top}
+    return {"model": worker.name, **worker.classifier.engine.describe(), "request_id": request.state.request_id}
 
 
 def _timings(outcome: Outcome, request: Request) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 _MEANINGS = {
     400: "The request is malformed",
     401: "The bearer token is missing or wrong",
+    403: "The Host is none of this service's, or a page of another site asks and there is no token",
     404: "There is no such model or camera",
     408: "The body came too slowly",
     413: "The body, a picture or the batch is too large",
@@ -24,9 +25,10 @@ def _array(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
-def json_body(schema: dict[str, Any], description: str) -> dict[str, Any]:
-    """An answer with a JSON body."""
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def json_body(schema: dict[str, Any], description: str, **others: Any) -> dict[str, Any]:
+    """An answer with a JSON body, or one of ``others``: schemas by media type."""
+    content = {kind: {"schema": each} for kind, each in {"application/json": schema, **others}.items()}
+    return {"description": description, "content": content}
 
 
 STRING = {"type": "string"}
@@ -46,7 +48,9 @@ BATCH_ANSWER = json_body(
     _object(
         {
             **_ABOUT,
-            "results": _array({"oneOf": [_object({"file": STRING, **_LABELS}), _object({"file": STRING, **ERROR})]}),
+            "results": _array(
+                {"oneOf": [_object({"file": STRING, **_LABELS}), _object({"file": STRING, "error": STRING})]}
+            ),
             "timings_ms": _TIMINGS,
         },
         board=STRING,
@@ -54,8 +58,6 @@ BATCH_ANSWER = json_body(
     ),
     "The labels or an error of each file, in order",
 )
-_BATCH_RESULT = BATCH_ANSWER["content"]["application/json"]["schema"]["properties"]["results"]["items"]
-_BATCH_RESULT["oneOf"][1] = _object({"file": STRING, "error": STRING})
 
 _CAMERA = {"source": STRING, "model": STRING, "state": STRING, "message": STRING}
 CAMERA_ANSWER = json_body(
@@ -97,11 +99,15 @@ INFER_BODY = {
         "application/octet-stream": {"schema": BINARY},
     },
 }
+INDEX_BODY = {
+    "required": False,
+    "content": {"application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}},
+}
 INFER_ANSWER = json_body(
     _object({"model_name": STRING, "model_version": STRING, "outputs": _array(_TENSOR)}, id=STRING),
     "The outputs; with Inference-Header-Content-Length, JSON followed by binary tensors",
+    **{"application/octet-stream": BINARY},
 )
-INFER_ANSWER["content"]["application/octet-stream"] = {"schema": BINARY}
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

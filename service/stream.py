@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.routing import WebSocketRoute
 
+from fracbnn_pynq.extras import install_line
+
+from .broadcast import Subscriber, Update, send_updates
 from .errors import ServiceError, as_json, json_response, refuse_websocket
-from .hub import Hub
-from .live import LiveCamera
+from .inference import Inference
+from .live_camera import LiveCamera
 from .schemas import CAMERA_ANSWER, MJPEG_ANSWER, errors
-from .viewers import Update, Viewer, attend
 
 router = APIRouter(tags=["camera"])
 
@@ -32,11 +34,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-def camera_of(hub: Hub) -> LiveCamera:
+def camera_of(inference: Inference) -> LiveCamera:
     """The camera; 404 where there is none."""
-    if hub.camera is None:
+    if inference.camera is None:
         raise ServiceError(404, "this service shows no camera: start it with fracbnn serve --camera 0 (see --help)")
-    return hub.camera
+    return inference.camera
 
 
 @router.get(
@@ -47,7 +49,7 @@ async def about(request: Request) -> Response:
 
     ``WS /v1/stream`` is a WebSocket that sends each frame's labels and picture; see docs/service.md.
     """
-    camera = request.app.state.hub.camera
+    camera = request.app.state.inference.camera
     return json_response({"configured": False} if camera is None else camera.about)
 
 
@@ -55,13 +57,13 @@ async def about(request: Request) -> Response:
     "/v1/stream.mjpg",
     summary="The camera as Motion JPEG",
     response_class=Response,
-    responses={200: MJPEG_ANSWER, **errors(401, 404, 503)},
+    responses={200: MJPEG_ANSWER, **errors(401, 403, 404, 503)},
 )
 async def motion_jpeg(request: Request) -> Response:
     """Frames with their label drawn on them, for an ``img`` element or a video player. Without end."""
-    hub: Hub = request.app.state.hub
-    camera_of(hub)
-    return _MotionJpeg(hub)
+    inference: Inference = request.app.state.inference
+    camera_of(inference)
+    return _MotionJpeg(inference)
 
 
 @router.get("/v1/stream", include_in_schema=False)
@@ -69,8 +71,7 @@ async def no_websocket(_request: Request) -> Response:
     """What a client gets that does not ask for a WebSocket, and one that does of a server that has none."""
     raise ServiceError(
         426,
-        "expected a WebSocket handshake; where this was one, the service lacks wsproto: "
-        "pip install 'fracbnn-pynq[service]'",
+        f"expected a WebSocket handshake; where this was one, the service lacks wsproto: {install_line('service')}",
         headers={"Upgrade": "websocket"},
     )
 
@@ -80,10 +81,13 @@ class _MotionJpeg(Response):
 
     media_type = f"multipart/x-mixed-replace; boundary={_BOUNDARY.decode()}"
 
-    def __init__(self, hub: Hub) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+    def __init__(self, inference: Inference) -> None:
+        # Where a browser does not say whose page asks, it still keeps the frames from those of other sites.
+        shared = inference.settings.cors_origins or inference.settings.token is not None
+        policy = "cross-origin" if shared else "same-origin"
+        super().__init__(headers={"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": policy})
         del self.headers["content-length"]
-        self._hub = hub
+        self._inference = inference
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_part(update: Update) -> None:
@@ -92,12 +96,18 @@ class _MotionJpeg(Response):
                 head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(update.marked)
                 await send(_body(head + update.marked + b"\r\n--" + _BOUNDARY + b"\r\n"))
 
-        camera, viewer = camera_of(self._hub), Viewer("marked")
+        if scope.get("state", {}).get("head"):
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send(_body(b"", more=False))
+            return
+        camera, viewer = camera_of(self._inference), Subscriber("marked")
         camera.join(viewer)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send(_body(b"--" + _BOUNDARY + b"\r\n"))
-            if await attend(viewer, send_part, _until(receive, "http.disconnect"), lambda: self._hub.draining):
+            if await send_updates(
+                viewer, send_part, _until(receive, "http.disconnect"), lambda: self._inference.draining
+            ):
                 await send(_body(b"", more=False))
         finally:
             camera.leave(viewer)
@@ -107,12 +117,10 @@ class _Frames:
     """An ASGI application: one WebSocket."""
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        hub: Hub = scope["app"].state.hub
+        inference: Inference = scope["app"].state.inference
         try:
-            camera = camera_of(hub)
-            if hub.settings.token is None:
-                _check_origin(scope)
-            viewer = Viewer("plain" if _wants_pictures(scope) else None)
+            camera = camera_of(inference)
+            viewer = Subscriber("plain" if _wants_pictures(scope) else None)
             camera.join(viewer)
         except ServiceError as error:
             await refuse_websocket(error, scope, receive, send)
@@ -130,7 +138,7 @@ class _Frames:
             chosen = PROTOCOL if PROTOCOL in scope["subprotocols"] else None
             await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
             gone = _until(receive, "websocket.disconnect")
-            if await attend(viewer, send_frame, gone, lambda: hub.draining):
+            if await send_updates(viewer, send_frame, gone, lambda: inference.draining):
                 closing = send({"type": "websocket.close", "code": _SERVICE_RESTARTS, "reason": "shutting down"})
                 with contextlib.suppress(Exception):  # the viewer may have left now, which servers tell differently
                     await asyncio.wait_for(closing, _CLOSING_S)
@@ -155,11 +163,3 @@ def _wants_pictures(scope: Any) -> bool:
     if values not in (["0"], ["1"]):
         raise ServiceError(422, f"pictures: expected 0 or 1, found {values[-1][:20]!r}")
     return values == ["1"]
-
-
-def _check_origin(scope: Any) -> None:
-    """403 for a page of another site: without a token, browsers would let any page that its user visits watch."""
-    headers = dict(scope["headers"])
-    origin, host = (headers.get(name, b"").decode("ascii", "replace").lower() for name in (b"origin", b"host"))
-    if origin and urlsplit(origin).netloc != host:
-        raise ServiceError(403, f"expected a page of this service, {host!r}, or no Origin; found {origin[:100]!r}")

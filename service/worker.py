@@ -7,40 +7,22 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import numpy as np
-import numpy.typing as npt
 
+from ..backends import Reloadable
 from ..classifier import Classifier
 from .errors import ServiceError, unavailable
+from .jobs import Images, Job, Logits
 from .metrics import ModelCounters
 
 log = logging.getLogger(__name__)
 
-Images = npt.NDArray[np.uint8]
-Logits = npt.NDArray[np.float32]
-
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0
-
-
-@dataclass(eq=False)
-class Job:
-    """One request's pictures on their way: times are of ``time.perf_counter``, ``future`` gets the logits."""
-
-    future: asyncio.Future[Logits]
-    deadline: float
-    images: Images = field(default_factory=lambda: np.empty((0, 0, 0, 3), np.uint8))
-    context: Any = None
-    admitted: float = 0.0
-    queued: float = 0.0
-    started: float = 0.0
-    ended: float = 0.0
-    dropped: bool = False
-    """Set when nobody waits for the result any more."""
 
 
 class Worker:
@@ -65,6 +47,7 @@ class Worker:
         self._micro_batch = micro_batch
         self._batch_wait = batch_wait
         self._admitted = 0
+        self._places = threading.Lock()
         self._queue: deque[Job] = deque()
         self._wake = threading.Condition()
         self._state = "not started"
@@ -113,23 +96,64 @@ class Worker:
         return True
 
     def admit(self) -> None:
-        """Take a place, to be given back by :meth:`release`; 503 where there is none. In the event loop only."""
-        if self._state != "ready":
-            raise unavailable(f"model {self.name} is {self._state}: try again")
-        if self._admitted >= self.capacity:
-            self.counters.add(refused=1)
-            raise unavailable(f"model {self.name} holds {self._admitted} requests, which is all it may: try again")
-        self._admitted += 1
+        """Take a place, to be given back by :meth:`drop`; 503 where there is none."""
+        with self._places:
+            if self._state != "ready":
+                raise unavailable(f"model {self.name} is {self._state}: try again")
+            if self._admitted < self.capacity:
+                self._admitted += 1
+                return
+        self.counters.add(refused=1)
+        raise unavailable(f"model {self.name} holds {self.capacity} requests, which is all it may: try again")
 
-    def release(self) -> None:
-        """Give a place back."""
-        self._admitted -= 1
+    def drop(self, job: Job, *, unbegun: bool = False) -> None:
+        """Nobody waits for this job any more. Its place is given back now if nothing works on it, else when that ends.
+
+        ``unbegun``: its pictures have not been looked at, and will not be.
+        """
+        job.dropped = True
+        if not job.settled:
+            with self._wake:
+                if job in self._queue:
+                    self._queue.remove(job)
+                    unbegun = True
+        if unbegun or job.settled:
+            self._release(job)
+
+    def _release(self, job: Job) -> None:
+        with self._places:
+            if not job.released:
+                job.released = True
+                self._admitted -= 1
+
+    def compute(self, images: Images, timeout: float, admitted: float) -> tuple[Logits, Job]:
+        """The logits of ``images`` uint8 [n, S, S, 3], and the job with its times; for threads that can wait.
+
+        Raises :class:`ServiceError` as a request would see it: 503 where there is no place, after ``timeout`` seconds,
+        and where the engine fails.
+        """
+        self.admit()
+        future: Future[Logits] = Future()
+        job = Job(future, time.perf_counter() + timeout, images=images, admitted=admitted)
+        try:
+            self.enqueue(job)
+            return future.result(timeout), job
+        except FutureTimeoutError:  # TimeoutError itself from Python 3.11 on
+            self.counters.add(late=1, failure=1)
+            raise unavailable(f"no answer within the deadline of {timeout:g} s: try again") from None
+        except ServiceError:
+            self.counters.add(failure=1)
+            raise
+        finally:
+            self.drop(job)
 
     def enqueue(self, job: Job) -> None:
         """Put a job with its pictures into the queue; from any thread."""
         job.queued = time.perf_counter()
         with self._wake:
-            if self._state == "ready" or (self._state == "recovering" and not self._reloads_tried):
+            if job.dropped:
+                pass
+            elif self._state == "ready" or (self._state == "recovering" and not self._reloads_tried):
                 self._queue.append(job)
                 self._wake.notify()
                 return
@@ -145,8 +169,8 @@ class Worker:
                 with self._wake:
                     self._wake.wait_for(lambda: self._state == "stopped", self._pause())
                 self._reload()
-            elif batch := self._take():
-                self._execute(batch)
+            else:
+                self._execute(self._take())  # and keep no name for it: its pictures would stay in memory
 
     def _take(self) -> list[Job]:
         """The next jobs to compute together; empty where there is nothing to do or to wait for."""
@@ -179,6 +203,8 @@ class Worker:
             self._queue.popleft()
 
     def _execute(self, batch: list[Job]) -> None:
+        if not batch:
+            return
         start = time.perf_counter()
         try:
             images = batch[0].images if len(batch) == 1 else np.concatenate([job.images for job in batch])
@@ -192,18 +218,18 @@ class Worker:
             return
         end = time.perf_counter()
         self._reloads_tried = 0
-        self.counters.add(executions=1, pictures=len(images))
+        self.counters.computed(len(images))
         first = 0
         results = []
         for job in batch:
             job.started, job.ended = start, end
             results.append(logits[first : first + len(job.images)])
             first += len(job.images)
-        self._call(_set_results, batch, results)
+        self._settle(batch, results)
 
     def _begin_recovery(self) -> None:
         """Admit nothing until the engine has been reloaded, if it can be."""
-        if getattr(self.classifier.engine, "reload", None) is None:
+        if not isinstance(self.classifier.engine, Reloadable):
             return
         with self._wake:
             if self._state != "ready":
@@ -226,9 +252,10 @@ class Worker:
     def _reload(self) -> None:
         if self._state != "recovering":
             return
-        reload: Callable[[], None] = self.classifier.engine.reload  # type: ignore[attr-defined]
+        engine = self.classifier.engine
         try:
-            reload()
+            if isinstance(engine, Reloadable):
+                engine.reload()
         except Exception as error:  # as above
             self._reloads_tried += 1
             self._refuse_waiting()
@@ -246,24 +273,38 @@ class Worker:
 
     def _deliver(self, jobs: list[Job], error: Exception) -> None:
         if jobs:
-            self._call(_set_error, jobs, error)
+            self._settle(jobs, [error] * len(jobs))
 
-    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _settle(self, jobs: list[Job], outcomes: Sequence[Logits | Exception]) -> None:
+        """Give each job its outcome, where its future wants it: here, or all others in one turn of the event loop."""
+        in_loop = []
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.settled = True
+            if job.dropped:
+                self._release(job)
+            if isinstance(job.future, Future):
+                _set(job, outcome)
+            else:
+                in_loop.append((job, outcome))
+        if not in_loop:
+            return
         if self._loop is None:
             raise ServiceError(503, "the service has not been started")
         try:
-            self._loop.call_soon_threadsafe(function, *arguments)
+            self._loop.call_soon_threadsafe(_set_all, in_loop)
         except RuntimeError:  # the loop has been closed: nobody waits any more
             log.debug("a result came after the end of the service")
 
 
-def _set_results(jobs: list[Job], results: list[Logits]) -> None:
-    for job, result in zip(jobs, results, strict=True):
-        if not job.dropped and not job.future.done():
-            job.future.set_result(result)
+def _set_all(settled: list[tuple[Job, Logits | Exception]]) -> None:
+    for job, outcome in settled:
+        _set(job, outcome)
 
 
-def _set_error(jobs: list[Job], error: Exception) -> None:
-    for job in jobs:
-        if not job.dropped and not job.future.done():
-            job.future.set_exception(error)
+def _set(job: Job, outcome: Logits | Exception) -> None:
+    if job.dropped or job.future.done():
+        return
+    if isinstance(outcome, Exception):
+        job.future.set_exception(outcome)
+    else:
+        job.future.set_result(outcome)

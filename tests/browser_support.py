@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed")
@@ -49,7 +53,7 @@ return made.defaultPrevented;
 """
 
 
-def start_browser(folder, *flags):
+def start_browser(folder: Path, *flags: str) -> Any:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in (*FLAGS, *flags, f"--user-data-dir={folder}"):
@@ -61,43 +65,43 @@ def start_browser(folder, *flags):
 class Person:
     """What a person sees and does."""
 
-    def __init__(self, driver, url):
+    def __init__(self, driver: Any, url: str) -> None:
         self.driver = driver
         driver.get_log("browser")
         driver.get(url)
 
-    def find(self, selector):
+    def find(self, selector: str) -> Any:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
-    def text(self, selector):
-        return self.find(selector).text
+    def text(self, selector: str) -> str:
+        return str(self.find(selector).text)
 
-    def until(self, condition, what):
+    def until(self, condition: Callable[[], object], what: str) -> None:
         WebDriverWait(self.driver, PATIENCE_S, 0.05).until(lambda _: condition(), what)
 
-    def until_text(self, selector, expected=""):
+    def until_text(self, selector: str, expected: str = "") -> str:
         self.until(lambda: expected in self.text(selector) != "", f"{selector}: never read {expected!r}")
         return self.text(selector)
 
-    def choose(self, path):
+    def choose(self, path: Path) -> None:
         self.find("#file").send_keys(str(path))
 
-    def dispatch(self, event, data=b"", name="", kind=""):
+    def dispatch(self, event: str, data: bytes = b"", name: str = "", kind: str = "") -> Any:
         return self.driver.execute_script(DISPATCH, base64.b64encode(data).decode(), name, kind, event)
 
-    def shares(self, bars="#bars"):
+    def shares(self, bars: str = "#bars") -> list[tuple[str, str]]:
         names = self.driver.find_elements(By.CSS_SELECTOR, f"{bars} .name")
         shares = self.driver.find_elements(By.CSS_SELECTOR, f"{bars} .share")
         return [(name.text, share.text) for name, share in zip(names, shares, strict=True)]
 
-    def tiles(self, selector):
+    def tiles(self, selector: str) -> dict[str, str]:
         lines = self.text(selector).splitlines()
         return dict(zip(lines[::2], lines[1::2], strict=True))
 
-    def console(self):
+    def console(self) -> list[str]:
         log = self.driver.get_log("browser")
         return [entry["message"] for entry in log if entry["level"] in ("WARNING", "SEVERE")]
 
-    def pixels(self, selector):
+    def pixels(self, selector: str) -> npt.NDArray[np.uint8]:
         url = self.driver.execute_script("return document.querySelector(arguments[0]).toDataURL()", selector)
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA"))

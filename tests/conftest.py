@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_support import Result, Run, status
+from hypothesis import HealthCheck, settings
 
 from fracbnn_pynq import Classifier
+from fracbnn_pynq.difference import load_difference
 from fracbnn_pynq.importers import import_model
-from fracbnn_pynq.modelfile import Model
+from fracbnn_pynq.model import Model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
+
+# How fast one example runs says what else the machine does; pytest-timeout ends what hangs.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PICTURES = Path(__file__).resolve().parents[1] / "notebooks" / "pictures"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that take minutes are skipped unless they are asked for."""
+    if os.environ.get("FRACBNN_LONG") != "1":
+        skip = pytest.mark.skip(reason="takes minutes: nox -s engine_long, or FRACBNN_LONG=1")
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +100,13 @@ def imagenet_release(shared: Path) -> Iterator[Mapping[str, np.ndarray]]:
 def imagenet_authors(shared: Path) -> Model:
     """The authors' ImageNet network."""
     return _authors_model("imagenet_authors")
+
+
+@pytest.fixture(scope="session")
+def imagenet_calibrated(imagenet_authors: Model) -> Model:
+    """The same with the bundled parameters for the published core."""
+    difference = resources.files("fracbnn_pynq.weights").joinpath("imagenet-calibrated.safetensors")
+    return load_difference(Path(str(difference))).apply(imagenet_authors)
 
 
 @pytest.fixture(scope="module")

@@ -5,23 +5,29 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fracbnn_pynq import Classifier, simulator
-from fracbnn_pynq.backends.overlay import OverlayBackend
+from fracbnn_pynq.backends.cpu import CpuBackend
 from fracbnn_pynq.backends.reference import ReferenceBackend
-from fracbnn_pynq.board import catalog
-from fracbnn_pynq.errors import AcceleratorError, BackendError, OverlayError
+from fracbnn_pynq.errors import AcceleratorError, BackendError, ModelError, OverlayError
+from fracbnn_pynq.extras import install_line
+from fracbnn_pynq.model import random_model
 from fracbnn_pynq.modelfile import save_model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
+from fracbnn_pynq.published import catalog
+from fracbnn_pynq.selection import open_overlay
 from fracbnn_pynq.simulator.handoff import make_bit
+from fracbnn_pynq.thermometer import levels
 
 needs_pynq = pytest.mark.skipif(
     importlib.util.find_spec("pynq") is None, reason="pynq is not installed: the simulated board is built on it"
@@ -43,13 +49,13 @@ def prebuilt(shared):
 
 @pytest.fixture
 def simulated():
-    """OverlayBackend.open on a simulated board, closed at the end."""
+    """open_overlay on a simulated board, closed at the end."""
     simulator.import_pynq()
     opened = []
 
     def make(model, **options):
         options = {"simulation": {"latency": "none"}, "model_name": "any", **options}
-        opened.append(OverlayBackend.open(model, board="simulated", **options))
+        opened.append(open_overlay(model, board="simulated", **options))
         return opened[-1]
 
     yield make
@@ -103,14 +109,12 @@ def test_the_published_hand_off_files(
     bit.write_bytes(make_bit())
     bit.with_suffix(".hwh").write_bytes((shared / "golden" / f"{stem}.hwh").read_bytes())
     monkeypatch.setattr(
-        "fracbnn_pynq.backends.overlay.locate", lambda wanted: {"bitstream": bit} if wanted is artifact else {}
+        "fracbnn_pynq.selection.locate", lambda wanted: {"bitstream": bit} if wanted is artifact else {}
     )
     model = cifar10_authors if network is CIFAR10 else imagenet_authors
     with simulator.install(latency="none", model=model):
         assert pynq.Device.active_device.part.startswith(artifact.part)
-        backend = OverlayBackend.open(
-            model, model_name="cifar10-authors", board="real", lock=tmp_path / "lock", timeout_s=10
-        )
+        backend = open_overlay(model, model_name="cifar10-authors", board="real", lock=tmp_path / "lock", timeout_s=10)
         try:
             if network is CIFAR10:
                 assert np.array_equal(backend.logits(golden["images"]), prebuilt["csim_logits"])
@@ -118,7 +122,7 @@ def test_the_published_hand_off_files(
                 with np.load(shared / "golden" / "imagenet_csim_4.npz") as data:
                     assert np.array_equal(backend.accelerator.result_codes(data["images"][:1]), data["result_q4"][:1])
             with pytest.raises(BackendError, match=f"in use by process {os.getpid()}"):
-                OverlayBackend.open(model, model_name="cifar10-authors", board="real", lock=tmp_path / "lock")
+                open_overlay(model, model_name="cifar10-authors", board="real", lock=tmp_path / "lock")
         finally:
             backend.close()
 
@@ -137,9 +141,44 @@ def test_golden_photos(simulated, imagenet_authors, shared):
 
 
 @needs_pynq
+def test_calibrated_parameters_through_the_driver(simulated, imagenet_calibrated, shared, caplog):
+    with np.load(shared / "golden" / "imagenet_csim_4.npz") as data:
+        images, codes = data["images"], data["result_q4"]
+    backend = simulated(imagenet_calibrated)
+    assert not caplog.records  # nothing to warn of
+    engine = CpuBackend(imagenet_calibrated, "imagenet-2021")
+    found = backend.accelerator.result_codes(images)
+    assert np.array_equal(found, engine.result_map_from_levels(levels(images)))
+    assert np.array_equal(backend.logits(images), engine.logits(images))
+    assert not np.array_equal(found, codes)
+
+
+@needs_pynq
+def test_parameters_that_are_not_for_the_core(simulated, imagenet_authors, caplog):
+    simulated(imagenet_authors)
+    assert "use model imagenet-calibrated" in caplog.text
+
+
+@needs_pynq
+def test_parameters_for_another_arithmetic(simulated):
+    other = replace(random_model(CIFAR10), arithmetic="cifar10-2021")
+    with pytest.raises(BackendError, match="parameters are for the arithmetic cifar10-2021"):
+        simulated(other, arithmetic="cifar10-2020")
+
+
+def test_the_imagenet_overlays_model_is_the_calibrated_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRACBNN_CACHE", str(tmp_path))
+    monkeypatch.delenv("FRACBNN_MODEL", raising=False)
+    with pytest.raises(ModelError, match="model 'imagenet-calibrated' has not been fetched yet"):
+        Classifier.load(overlay="imagenet-overlay", board="simulated")
+    with pytest.raises(ModelError, match="model 'imagenet-authors' has not been fetched yet"):
+        Classifier.load("imagenet-authors", overlay="imagenet-overlay", board="simulated")
+
+
+@needs_pynq
 def test_the_authors_sample_picture(simulated, imagenet_authors, imagenet_release):
     """The release has it as image words only, so one picture with these thermometer levels stands for it."""
-    from fracbnn_pynq.board.layout import pack_imagenet_image, unpack_imagenet_image
+    from fracbnn_pynq.layouts.images import pack_imagenet_image, unpack_imagenet_image
 
     words, codes, top5 = (imagenet_release[f"sample.{name}"] for name in ("image_thermo", "result_q4", "top5"))
     image = np.minimum(unpack_imagenet_image(words).astype(int) * 8, 255).astype(np.uint8)
@@ -171,7 +210,7 @@ def test_a_photograph_from_file_to_label(cifar10_authors, tmp_path, monkeypatch)
 def test_arithmetics_the_core_has_not(cifar10_authors):
     for board, arithmetic in [("simulated", "faithful"), ("real", "cifar10-2021"), ("simulated", "float")]:
         with pytest.raises(BackendError, match=f"not in '{arithmetic}'; leave it at auto, or use --backend cpu"):
-            OverlayBackend.open(cifar10_authors, model_name="cifar10-authors", board=board, arithmetic=arithmetic)
+            open_overlay(cifar10_authors, model_name="cifar10-authors", board=board, arithmetic=arithmetic)
 
 
 def test_weights_the_bitstream_has_not(cifar10_authors):
@@ -179,32 +218,32 @@ def test_weights_the_bitstream_has_not(cifar10_authors):
         with pytest.raises(
             BackendError, match=r"built in and cannot run .*; use --model cifar10-authors, or --backend"
         ):
-            OverlayBackend.open(cifar10_authors, model_name=name, board="real")
+            open_overlay(cifar10_authors, model_name=name, board="real")
 
 
 def test_an_overlay_that_has_not_been_fetched(cifar10_authors, tmp_path, monkeypatch):
     monkeypatch.setenv("FRACBNN_CACHE", str(tmp_path))
     with pytest.raises(BackendError, match="run 'fracbnn overlays fetch cifar10-overlay'"):
-        OverlayBackend.open(cifar10_authors, model_name="cifar10-authors", board="real")
+        open_overlay(cifar10_authors, model_name="cifar10-authors", board="real")
 
 
 def test_a_machine_without_a_board(cifar10_authors):
     with pytest.raises(BackendError, match=r"--board simulated .* --backend cpu"):
-        OverlayBackend.open(cifar10_authors, model_name="cifar10-authors", board="auto")
+        open_overlay(cifar10_authors, model_name="cifar10-authors", board="auto")
 
 
 def test_without_pynq(cifar10_authors, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pynq", None)
-    monkeypatch.setattr("fracbnn_pynq.backends.overlay.locate", lambda artifact: {"bitstream": tmp_path / "x.bit"})
+    monkeypatch.setattr("fracbnn_pynq.selection.locate", lambda artifact: {"bitstream": tmp_path / "x.bit"})
     for board in ("real", "simulated"):
-        with pytest.raises(BackendError, match=r"pip install 'fracbnn-pynq\[board\]'"):
-            OverlayBackend.open(cifar10_authors, model_name="cifar10-authors", board=board, lock=tmp_path / "lock")
+        with pytest.raises(BackendError, match=re.escape(install_line("board"))):
+            open_overlay(cifar10_authors, model_name="cifar10-authors", board=board, lock=tmp_path / "lock")
 
 
 @needs_pynq
 def test_one_simulated_board_at_a_time(simulated, cifar10_authors):
     backend = simulated(cifar10_authors)
-    with pytest.raises(BackendError, match="in use by this process: close the classifier that uses it first"):
+    with pytest.raises(BackendError, match="in use by this process; close the classifier that uses it first"):
         simulated(cifar10_authors)
     backend.close()
     backend.close()
@@ -215,7 +254,7 @@ def test_one_simulated_board_at_a_time(simulated, cifar10_authors):
 def test_a_backend_nobody_holds_is_closed(cifar10_authors):
     simulator.import_pynq()
     for _ in range(2):
-        backend = OverlayBackend.open(
+        backend = open_overlay(
             cifar10_authors,
             model_name=None,
             board="simulated",
@@ -255,14 +294,14 @@ def test_reloading(simulated, cifar10_authors, golden, prebuilt):
 SCRIPT = """
     import sys, numpy as np
     from fracbnn_pynq import simulator
-    from fracbnn_pynq.backends.overlay import OverlayBackend
+    from fracbnn_pynq.selection import open_overlay
     from fracbnn_pynq.errors import BackendError
     from fracbnn_pynq.modelfile import load_model
     model, lock, fault = sys.argv[1:4]
     simulator.import_pynq()
     images = np.arange(64 * 3072, dtype=np.uint32).astype(np.uint8).reshape(64, 32, 32, 3)
     try:
-        backend = OverlayBackend.open(load_model(model), model_name="any", board="simulated", lock=lock, timeout_s=30,
+        backend = open_overlay(load_model(model), model_name="any", board="simulated", lock=lock, timeout_s=30,
                                       simulation={"latency": "none", "faults": [fault] if fault else []})
     except BackendError as error:
         print(error, flush=True)

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting_support import until
 
 from fracbnn_pynq.board import power
-from fracbnn_pynq.board.environment import Machine
 from fracbnn_pynq.board.power import INPUT_RAILS, OUTPUT_RAILS, PowerMeter, choose_rails, find_rails
+from fracbnn_pynq.doctor.environment import Machine
 
 
 class Sensor:
@@ -133,8 +134,8 @@ def test_inside_the_block_the_energy_grows_and_the_memory_does_not():
     with PowerMeter({"VSYS": rail(lambda n: 5.0 if n % 3 else 0.5)}, interval=0.001) as meter:
         assert meter.joules is not None
         sizes, joules = [], []
-        for _ in range(20):
-            time.sleep(0.01)
+        for count in range(1, 21):
+            until(lambda count=count: meter._readings.count > count)
             joules.append(meter.joules)
             sizes.append(sum(len(value) for value in vars(meter).values() if hasattr(value, "__len__")))
             assert meter.latest_watts in (0.5, 5.0)

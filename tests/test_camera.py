@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from waiting_support import live_threads
 
-from fracbnn_pynq import camera
+from fracbnn_pynq import camera, opencv
 from fracbnn_pynq.camera import Camera, CameraError, Frame
 from fracbnn_pynq.errors import FracBNNError, PictureError
 from fracbnn_pynq.streaming import Pipeline
@@ -195,7 +196,7 @@ def test_a_password_is_in_no_message(paper):
 
 
 def test_opencv_itself_is_silent_where_there_is_no_camera_and_then_as_before(cv2, capfd):
-    set_level = camera._log_level_setter()
+    set_level = opencv._log_level_setter()
     before = set_level(3)
     try:
         with pytest.raises(CameraError):
@@ -305,13 +306,14 @@ def test_opening_again_is_tried_less_and_less_often(paper, monkeypatch):
 def test_waiting_for_a_camera_ends_with_the_pipeline(paper, monkeypatch):
     monkeypatch.setattr(camera, "FIRST_RETRY_S", 3600)
     paper[0].append(PaperCapture([grey(0)]))
+    threads_before = live_threads("fracbnn-")
     with Camera(0) as source:
         pipeline = Pipeline(source, lambda frame: frame.index, interrupt=source.stop)
         before = time.perf_counter()
         statistics = pipeline.run(lambda _: None, seconds=0.1)
     assert statistics.delivered.count == 1
     assert time.perf_counter() - before < 10
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fracbnn-")]
+    assert live_threads("fracbnn-") <= threads_before
 
 
 # --- network -----------------------------------------------------------------------------------------------------
@@ -387,9 +389,30 @@ def test_opencv_is_imported_only_when_it_is_used():
 
 def test_without_opencv_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(CameraError, match=r"pip install 'fracbnn-pynq\[camera\]'") as caught:
+    with pytest.raises(CameraError, match=r"none \(.*\); install the extra camera: pip install") as caught:
         Camera(0)
     assert isinstance(caught.value, FracBNNError)
+
+
+def test_where_opencv_lacks_libraries_of_a_desktop_the_error_names_the_other_build(monkeypatch):
+    class Broken:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "cv2":
+                raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken, *sys.meta_path])
+    expected = r"libGL.so.1.*pip uninstall opencv-python, and install the extra camera-headless: pip install '?opencv-p"
+    with pytest.raises(CameraError, match=expected):
+        Camera(0)
+
+
+def test_a_boards_own_opencv_is_preferred(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(CameraError, match="on a PYNQ image use its own"):
+        Camera(0)
 
 
 def test_a_frame_cannot_be_changed():

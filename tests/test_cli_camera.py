@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -104,7 +105,12 @@ def test_the_report_is_text_on_stdout_and_headless_is_the_default(video):
     assert ["dropped", "0"] in rows
     assert ["MILLISECONDS", "mean", "p50", "p99", "max"] in rows
     assert [" ".join(row[:-4]) for row in rows[-len(cli_camera.ORDER) :]] == list(cli_camera.ORDER)
-    assert result.stderr == "", "no lines by the second where nobody watches"
+    assert re.search(r"^\S.* \d+\.\d%  capture ", result.stderr), "the labels, without a terminal, too"
+
+
+def test_labels_are_said_once_where_they_are_written_as_json(video):
+    assert run("--source", video, "--fast", "--json").stderr == ""
+    assert "  capture " not in run("--source", video, "--fast", "--jsonl", "-").stderr
 
 
 def test_a_file_at_its_own_rate_takes_its_own_time(video):

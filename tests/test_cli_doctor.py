@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fracbnn_pynq.backends import cpu
-from fracbnn_pynq.board import environment
-from fracbnn_pynq.board.checks import Check
-from fracbnn_pynq.board.environment import Machine
-from fracbnn_pynq.board.preflight import Group
+from fracbnn_pynq import native
 from fracbnn_pynq.cli import COMMANDS, doctor, group, report
+from fracbnn_pynq.doctor import environment
+from fracbnn_pynq.doctor.checks import Check
+from fracbnn_pynq.doctor.environment import Machine
+from fracbnn_pynq.doctor.preflight import Group
 from fracbnn_pynq.errors import BackendError
+from fracbnn_pynq.extras import install_line
 from fracbnn_pynq.models import MODELS
 
 HAS_PYNQ = importlib.util.find_spec("pynq") is not None
@@ -39,7 +40,7 @@ def without_pynq(monkeypatch):
 @pytest.fixture
 def with_pynq(monkeypatch):
     monkeypatch.setattr(environment, "pynq_check", lambda asked: Check("pynq", "ok", "3.0.1, tested"))
-    monkeypatch.setattr("fracbnn_pynq.board.preflight.pynq_check", lambda asked: Check("pynq", "ok", "3.0.1"))
+    monkeypatch.setattr("fracbnn_pynq.doctor.preflight.pynq_check", lambda asked: Check("pynq", "ok", "3.0.1"))
     monkeypatch.setattr(doctor, "pynq_installed", lambda: True)
 
 
@@ -54,11 +55,12 @@ def test_a_laptop_without_pynq_gets_one_screen(without_pynq):
     assert len(lines) <= 30
     assert all(len(line) <= 110 for line in lines)
     assert lines[-1].startswith("Here: ")
-    assert "pip install 'fracbnn-pynq[board]'" in lines[-1]
+    assert install_line("board") in lines[-1]
     assert "fracbnn overlays fetch cifar10" in result.output
     assert "49.0 %" in result.output
-    if cpu.engines():
-        assert f"cpu ({cpu.engines()[0]})" in lines[-1]
+    assert "not built: fracbnn overlays build engine" in result.output
+    if native.available():
+        assert f"cpu ({next(iter(native.engines()))})" in lines[-1]
 
 
 def test_words_not_colours_alone_say_the_status(without_pynq):
@@ -98,7 +100,7 @@ def test_json(without_pynq):
     assert data["ok"] is True
     assert data["board"] == "auto"
     assert data["summary"].startswith("Here: ")
-    assert [entry["title"] for entry in data["groups"]] == ["This computer", "Board", "Published overlays"]
+    assert [entry["title"] for entry in data["groups"]] == ["This computer", "Board", "Overlays"]
     for entry in data["groups"]:
         for check in entry["checks"]:
             assert check.keys() == {"name", "status", "found", "advice"}
@@ -213,7 +215,7 @@ def test_the_summary_of_a_laptop_with_pynq(with_pynq):
 
 
 def test_the_summary_without_kernels(monkeypatch, without_pynq):
-    monkeypatch.setattr(cpu, "engines", list)
+    monkeypatch.setattr(native, "extension", None)
     assert doctor.summary(groups_of(), "auto", Machine()).startswith("Here: reference (NumPy only, slow")
 
 

@@ -9,10 +9,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from fracbnn_pynq.board import catalog
-from fracbnn_pynq.board.catalog import CIFAR10_OVERLAY, IMAGENET_OVERLAY, PublishedFile
 from fracbnn_pynq.cli import group, overlays
 from fracbnn_pynq.errors import DownloadError, OverlayError
+from fracbnn_pynq.published import catalog
+from fracbnn_pynq.published.catalog import CIFAR10_OVERLAY, IMAGENET_OVERLAY, PublishedFile
 from fracbnn_pynq.simulator import write_overlay
 
 

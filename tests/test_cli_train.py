@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import pytest
 from cli_support import Run, status
 from training_support import archive_of_pictures, folder_of_pictures
 
-from fracbnn_pynq.modelfile import load_model, random_model, save_model
+from fracbnn_pynq.extras import install_line
+from fracbnn_pynq.model import random_model
+from fracbnn_pynq.modelfile import load_model, save_model
 from fracbnn_pynq.networks import CIFAR10
 
 # Saves after every step, and takes long enough over each to be killed.
@@ -86,7 +89,10 @@ def test_help_needs_no_pytorch(arguments: tuple[str, ...], run: Run, monkeypatch
 def test_without_pytorch_one_line_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setitem(sys.modules, "torch", None)
     found = run("train", tmp_path, "--out", tmp_path / "m.safetensors", "--epochs", 1)
-    assert found == (2, "", "error: training needs PyTorch: pip install 'fracbnn-pynq[train]'\n")
+    assert (found.code, found.out) == (2, "")
+    assert found.err.startswith(f"error: training needs PyTorch; install it with: {install_line('train')}. Without an ")
+    assert "CPU build" in found.err
+    assert len(found.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -132,6 +138,11 @@ def test_what_a_run_leaves_and_says(trained: Path):
     assert "accuracy on 12 pictures: " in out
     assert "same answer for " in out
     assert "gates open: " in out
+    assert "warning: expected at least 200 steps, found a budget of 30; " in out
+    if find_spec("matplotlib"):
+        assert (base / "m.png").is_file()
+    else:
+        assert "no picture of the run: Matplotlib is not installed" in out
     assert out.endswith(f"{trained}: the model; m.md: its card\n")
     model = load_model(trained)
     assert model.classes == ("blue", "green", "red")
@@ -180,9 +191,9 @@ def test_training_on_from_a_model(training: Any, trained: Path, run: Run, tmp_pa
 
 
 def test_a_teacher(training: Any, trained: Path, run: Run, tmp_path: Path):
-    from fracbnn_pynq.backends import cpu
+    from fracbnn_pynq import native
 
-    if not cpu.available():
+    if not native.available():
         pytest.skip("native kernels were not built")
     out = tmp_path / "n.safetensors"
     data, options = trained.parent / "colours", ("--epochs", 0.2, "--teacher-share", 0.75, *QUICK)
@@ -278,7 +289,7 @@ def test_other_settings_need_a_restart(training: Any, archive: Path, run: Run, t
     found = run(*other)
     assert found.code == 2
     assert found.err.splitlines()[-1].startswith(
-        f"error: {folder / 'checkpoint.pt'}: this run was started with seed 0, not 1: "
+        f"error: {folder / 'checkpoint.pt'}: this run was started with seed 0, not 1; "
     )
     (folder / "left over").write_text("x")
     found = run(*other, "--restart")

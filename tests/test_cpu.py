@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,17 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fracbnn_pynq.arithmetic import ARITHMETICS
+from fracbnn_pynq import native
+from fracbnn_pynq.arithmetic import ARITHMETICS, FAITHFUL
 from fracbnn_pynq.backends import cpu
 from fracbnn_pynq.backends.cpu import CpuBackend
-from fracbnn_pynq.backends.plan import stem_lookup
+from fracbnn_pynq.backends.plan import Plan, stem_lookup
 from fracbnn_pynq.backends.reference import ReferenceBackend
 from fracbnn_pynq.errors import BackendError, PictureError
-from fracbnn_pynq.modelfile import LayerParameters, Model, random_model
+from fracbnn_pynq.model import LayerParameters, Model, random_model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network
-from fracbnn_pynq.thermometer import levels, planes
+from fracbnn_pynq.thermometer import LEVELS, levels, planes
 
-pytestmark = pytest.mark.skipif(not cpu.available(), reason="native kernels were not built")
+pytestmark = pytest.mark.skipif(not native.available(), reason="native kernels were not built")
 
 CASES = [
     (network, arithmetic.name)
@@ -58,7 +60,7 @@ def test_engines_equal_the_reference(network: Network, arithmetic: str, seed: in
     model = stretched(random_model(network, seed), factor)
     images = pictures(network, 1 if network is IMAGENET else 3, seed)
     expected = ReferenceBackend(model, arithmetic).logits(images)
-    for engine in cpu.engines():
+    for engine in list(native.engines()):
         assert np.array_equal(CpuBackend(model, arithmetic, engine=engine).logits(images), expected), engine
 
 
@@ -66,7 +68,7 @@ def test_result_map_equals_the_reference() -> None:
     model = random_model(IMAGENET, 5)
     images = pictures(IMAGENET, 1, 0)
     expected = ReferenceBackend(model, "imagenet-2021").result_map_from_planes(planes(images))
-    for engine in cpu.engines():
+    for engine in list(native.engines()):
         backend = CpuBackend(model, "imagenet-2021", engine=engine)
         assert np.array_equal(backend.result_map_from_levels(levels(images)), expected)
 
@@ -78,7 +80,7 @@ def test_full_matches_of_a_pointwise_tile_wrap() -> None:
     model = replace(model, layers=layers)
     images = np.full((1, 224, 224, 3), 255, np.uint8)
     expected = ReferenceBackend(model, "imagenet-2021").result_map_from_planes(planes(images))
-    for engine in cpu.engines():
+    for engine in list(native.engines()):
         backend = CpuBackend(model, "imagenet-2021", engine=engine)
         assert np.array_equal(backend.result_map_from_levels(levels(images)), expected)
 
@@ -96,7 +98,7 @@ def test_one_hot_weights_reach_their_own_channel() -> None:
         layers = {**base.layers, name: LayerParameters(weight, base.layers[name].parameters)}
         model = replace(base, layers=layers)
         expected = ReferenceBackend(model).logits(images)
-        for engine in cpu.engines():
+        for engine in list(native.engines()):
             assert np.array_equal(CpuBackend(model, engine=engine).logits(images), expected)
 
 
@@ -121,21 +123,48 @@ def test_batches_and_threads_change_nothing(threads: int, count: int) -> None:
     backend.close()
 
 
-@pytest.mark.parametrize(("threads", "count"), [(1, 5), (2, 5), (3, 2), (4, 9)])
-def test_every_picture_is_computed_once(monkeypatch: pytest.MonkeyPatch, threads: int, count: int) -> None:
-    done: list[int] = []
-    run = cpu._native.run
+@pytest.mark.parametrize("engine", list(native.engines()))
+def test_every_picture_of_a_batch_is_computed_once(engine: str) -> None:
+    model, images = random_model(CIFAR10), pictures(CIFAR10, 23, 0)
+    plan = Plan(model, FAITHFUL, engine=engine)
+    team = native.Team(pieces=False)
+    found = np.full((3, len(images), CIFAR10.classes), np.nan, np.float32)  # each thread's own
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda own: native.run(engine, plan.words, LEVELS, images, own, None, team), found))
+    assert ((~np.isnan(found)).all(axis=2).sum(axis=0) == 1).all()
+    assert np.array_equal(np.nansum(found, axis=0), CpuBackend(model, engine=engine, threads=1).logits(images))
 
-    def counting(*arguments: object) -> None:
-        done.append(int(str(arguments[4])))
-        run(*arguments)
 
-    monkeypatch.setattr(cpu._native, "run", counting)
-    backend = CpuBackend(random_model(CIFAR10), threads=threads)
-    backend.logits(pictures(CIFAR10, count, 0))
+@pytest.mark.parametrize("threads", [2, 5])
+@pytest.mark.parametrize("network", [CIFAR10, IMAGENET], ids=lambda network: network.name)
+def test_threads_that_share_a_picture_change_nothing(
+    network: Network, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "_WORTH_SHARING", 0)
+    for arithmetic in (name for of, name in CASES if of is network):
+        model = random_model(network, 4)
+        images = pictures(network, 1, 0)
+        for engine in native.engines():
+            expected = CpuBackend(model, arithmetic, engine=engine, threads=1).logits(images)
+            backend = CpuBackend(model, arithmetic, engine=engine, threads=threads)
+            for _ in range(5 if network is CIFAR10 else 2):
+                assert np.array_equal(backend.logits(images), expected), (engine, arithmetic)
+            backend.close()
+
+
+def test_nobody_is_waited_for_who_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool's only other thread is busy: the caller does everything itself."""
+    monkeypatch.setattr(cpu, "_WORTH_SHARING", 0)
+    images = pictures(CIFAR10, 3, 0)
+    backend = CpuBackend(random_model(CIFAR10), threads=2)
+    expected = backend.logits(images)
+    busy = threading.Event()
+    (occupied,) = backend._start(lambda: bool(busy.wait(60)) and None, 1)
+    assert np.array_equal(backend.logits(images), expected)
+    assert np.array_equal(backend.logits(images[:1]), expected[:1])
+    assert not occupied.done()
+    busy.set()
     backend.close()
-    assert sum(done) == count
-    assert len(done) == min(threads, count)
 
 
 def test_callers_in_several_threads() -> None:
@@ -180,8 +209,10 @@ def test_what_cannot_work_is_refused() -> None:
     model = random_model(CIFAR10)
     with pytest.raises(BackendError, match="engine: expected one of"):
         CpuBackend(model, engine="abacus")
-    with pytest.raises(BackendError, match="threads: expected at least 1"):
-        CpuBackend(model, threads=0)
+    for threads in (0, -1, 1025, 10**30, "2", 1.5, True, b"2", [2]):
+        with pytest.raises(BackendError, match="threads: expected a whole number from 1 to 1024, found"):
+            CpuBackend(model, threads=threads)
+    assert CpuBackend(model, threads=np.int64(2)).threads == 2
     with pytest.raises(BackendError, match="needs backend 'reference'"):
         CpuBackend(model, "float")
     with pytest.raises(BackendError, match="expected one of"):
@@ -193,8 +224,8 @@ def test_what_cannot_work_is_refused() -> None:
 
 
 def test_missing_kernels_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_native", None)
-    assert not cpu.available()
-    assert cpu.engines() == []
+    monkeypatch.setattr(native, "extension", None)
+    assert not native.available()
+    assert list(native.engines()) == []
     with pytest.raises(BackendError, match="without a C compiler"):
         CpuBackend(random_model(CIFAR10))

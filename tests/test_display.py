@@ -82,8 +82,10 @@ def test_where_nothing_can_be_written_is_an_error(tmp_path):
     with pytest.raises(CameraError, match="existing folder"):
         Recorder(tmp_path / "none" / "out.mp4", FPS)
     (tmp_path / "folder.mp4").mkdir()
-    with Recorder(tmp_path / "folder.mp4", FPS) as recorder, pytest.raises(CameraError, match="OpenCV cannot"):
-        recorder.write(grey(0), 0)
+    with pytest.raises(CameraError, match="found a folder or a device"):
+        Recorder(tmp_path / "folder.mp4", FPS)
+    with pytest.raises(CameraError, match="OpenCV cannot"):
+        record(tmp_path / f"{'x' * 300}.mp4", [(0, 0.0)])
 
 
 # --- text --------------------------------------------------------------------------------------------------------

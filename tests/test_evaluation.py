@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_support import Run
+from PIL import Image
 from training_support import COLOURS, folder_of_pictures
 
 from fracbnn_pynq.classifier import Classifier
@@ -69,6 +70,32 @@ def test_nothing_and_unreadable_pictures(classifier: Classifier):
     damaged = Source([b"no picture"], np.zeros(1, np.int64), classifier.labels, "damaged")
     with pytest.raises(SourceError, match=r"damaged, picture 0: .*; take it out, or replace it"):
         evaluate(classifier, damaged)
+
+
+def test_unreadable_pictures_are_counted_and_left_out(classifier: Classifier, tmp_path: Path, run: Run):
+    source = labelled(classifier, 6)
+    pictures = [*source.pictures[:2], b"no picture", *source.pictures[3:]]
+    left: list[SourceError] = []
+    found = evaluate(classifier, Source(pictures, source.labels, source.classes, "some"), leave_out=left.append)
+    assert (found.pictures, found.right, found.unreadable) == (6, 5, 1)
+    assert found.share == 1.0
+    assert sum(count for _, count in found.by_class.values()) == 5
+    assert ["some, picture 2" in str(error) for error in left] == [True]
+    with pytest.raises(SourceError, match="found none of 1 that can be read"):
+        evaluate(classifier, Source([b"x"], source.labels[:1], source.classes, "none"), leave_out=left.append)
+
+    for index, label in enumerate(source.labels):
+        (tmp_path / source.classes[label]).mkdir(exist_ok=True)
+        Image.fromarray(source.pictures[index]).save(tmp_path / source.classes[label] / f"{index}.png")
+    for name in classifier.labels[:2]:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "bad.png").write_text("I am not a picture")
+    result = run("evaluate", tmp_path, "--json")
+    assert result.code == 2
+    (facts,) = result.documents[0]["results"]
+    assert (facts["pictures"], facts["unreadable"], facts["top1"]) == (8, 2, 1.0)
+    assert [line.startswith("error: ") and "bad.png" in line for line in result.err.splitlines()] == [True, True]
+    assert "UNREADABLE" in run("evaluate", tmp_path).out
 
 
 def test_the_command(classifier: Classifier, tmp_path: Path, run: Run):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fracbnn_pynq import faithful
 from fracbnn_pynq.backends.reference import ReferenceBackend
-from fracbnn_pynq.modelfile import LayerParameters, random_model
+from fracbnn_pynq.model import LayerParameters, random_model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET, LAYER_PARAMETERS, GatedLayer, Network
 
 real = st.floats(-50, 50, allow_nan=False).map(lambda x: float(np.float32(x)))

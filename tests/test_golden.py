@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fracbnn_pynq.backends import cpu
+from fracbnn_pynq import native
 from fracbnn_pynq.backends.cpu import CpuBackend
 from fracbnn_pynq.backends.reference import ReferenceBackend
 from fracbnn_pynq.importers.archives import import_archive
-from fracbnn_pynq.modelfile import Model
+from fracbnn_pynq.model import Model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
 from fracbnn_pynq.pictures import load
 from fracbnn_pynq.thermometer import levels, planes
 
-needs_kernels = pytest.mark.skipif(not cpu.available(), reason="native kernels were not built")
+needs_kernels = pytest.mark.skipif(not native.available(), reason="native kernels were not built")
 
 
 def engines() -> list[str]:
-    return ["reference", *cpu.engines()]
+    return ["reference", *list(native.engines())]
 
 
 def make(model: Model, arithmetic: str, engine: str) -> CpuBackend | ReferenceBackend:
@@ -98,7 +98,7 @@ def test_cifar10_accuracy_on_1017_originals(cifar10_authors: Model, cifar10_gold
 
 
 @needs_kernels
-@pytest.mark.parametrize("engine", cpu.engines())
+@pytest.mark.parametrize("engine", list(native.engines()))
 def test_imagenet_result_maps_are_the_c_models(shared: Path, imagenet_authors: Model, engine: str) -> None:
     golden = np.load(shared / "golden" / "imagenet_csim_4.npz")
     backend = CpuBackend(imagenet_authors, "imagenet-2021", engine=engine)
@@ -141,3 +141,11 @@ def test_imagenet_on_125_photographs(imagenet_authors: Model, photos: dict[str, 
     truth, floats = photos["class_index"], photos["float_top5"][:, 0]
     assert abs((best == truth).mean() - (floats == truth).mean()) <= 0.02
     assert (best == floats).mean() >= 0.85
+
+
+@needs_kernels
+def test_calibrated_parameters_on_125_photographs(imagenet_calibrated: Model, photos: dict[str, np.ndarray]) -> None:
+    """What the published bitstream gives with the bundled parameters: 44.0 % and 51 % with its authors'."""
+    best = CpuBackend(imagenet_calibrated, "imagenet-2021").logits(photos["images"]).argmax(axis=1)
+    assert (best == photos["class_index"]).mean() >= 0.75
+    assert (best == photos["float_top5"][:, 0]).mean() >= 0.82

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fracbnn_pynq.board.catalog import get_weights
 from fracbnn_pynq.errors import DownloadError, ModelError
-from fracbnn_pynq.modelfile import Model, random_model, save_model
-from fracbnn_pynq.models import MODELS, fetch_model, find_model, get_published
+from fracbnn_pynq.model import Model, random_model
+from fracbnn_pynq.modelfile import save_model
+from fracbnn_pynq.models import MODELS, find_model, get_published
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
+from fracbnn_pynq.published.catalog import get_weights
+from fracbnn_pynq.published.models import fetch_model
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +65,7 @@ def test_the_environment_names_the_default(own: Path, monkeypatch: pytest.Monkey
 
 
 def test_unknown_models(tmp_path: Path):
-    names = "cifar10, cifar10-authors, imagenet-authors"
+    names = "cifar10, cifar10-authors, imagenet-authors, imagenet-calibrated"
     with pytest.raises(ModelError, match=f"unknown model 'resnet': expected {names} or a path to a model file"):
         find_model("resnet")
     for name in ("resnet.safetensors", "./resnet", tmp_path / "resnet"):
@@ -114,6 +116,23 @@ def test_fetching_converts_the_release_once(release: Path, cache: Path, imagenet
     assert all(np.array_equal(array, expected[name]) for name, array in model.tensors().items())
     assert model.provenance["licence"] == "none stated by its authors"
     assert re.fullmatch(r"https://github\.com/\S+, commit [0-9a-f]{40}", model.provenance["source"])
+
+
+def test_the_calibrated_model_is_made_from_the_fetched_one(release: Path, cache: Path, imagenet_authors: Model):
+    with pytest.raises(
+        ModelError, match="'imagenet-calibrated' has not been fetched yet: run 'fracbnn models fetch im"
+    ):
+        find_model("imagenet-calibrated")
+    path = fetch_model("imagenet-calibrated", source=release, progress=False)
+    assert path == MODELS["imagenet-authors"].path
+    model = find_model("imagenet-calibrated")
+    assert model.arithmetic == "imagenet-2021"
+    assert model.provenance["name"] == "imagenet-calibrated"
+    assert model.provenance["licence"] == "none stated by its authors"
+    assert not np.array_equal(model.fc_weight, imagenet_authors.fc_weight)
+    # The authors' own parameters stay what they are.
+    assert np.array_equal(find_model("imagenet-authors").fc_weight, imagenet_authors.fc_weight)
+    assert find_model("imagenet-authors").arithmetic is None
 
 
 def test_a_release_that_is_not_the_published_one(release: Path, tmp_path: Path):

@@ -168,7 +168,7 @@ def test_frames_are_sent_one_at_a_time(person, classifier):
 
     def before():
         time.sleep(0.1)
-        held.append(server.hub.workers["cifar10"].admitted)
+        held.append(server.inference.workers["cifar10"].admitted)
 
     slow, _ = wrapped(classifier, before=before)
     with running({"cifar10": slow}) as server:
@@ -283,7 +283,8 @@ def test_gates_are_asked_for_again_while_another_picture_is_traced(person, class
     def slow(*arguments):
         begun.set()
         go_on.wait(PATIENCE_S)
-        traced.append(arguments[1])
+        (upload,) = arguments[1].uploads(1, 1 << 24, lambda: None)
+        traced.append(upload.data)
         return compute(*arguments)
 
     monkeypatch.setattr(trace, "_gate_fractions", slow)

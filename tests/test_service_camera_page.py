@@ -100,7 +100,7 @@ def test_the_camera_is_shown_with_its_labels(person, server, video, cat):
     assert list(person.tiles("#timings")) == ["Resizing", "Queue", "Network"]
     assert person.text("#caption") == str(video)
     person.until(lambda: person.find("#status").get_attribute("textContent") == "cat", "nothing was said")
-    assert len(server.hub.camera.audience) == 1
+    assert len(server.inference.camera.subscribers) == 1
     assert person.console() == []
 
 
@@ -112,9 +112,9 @@ def test_it_can_be_paused_with_the_keyboard_and_the_camera_is_closed(person, ser
         focused.append(person.driver.switch_to.active_element)
     assert [element.text for element in focused] == ["Classify a picture", "Interface for programs", "Pause"]
     ActionChains(person.driver).send_keys(Keys.SPACE).perform()
-    person.until(lambda: len(server.hub.camera.audience) == 0, "it goes on")
+    person.until(lambda: len(server.inference.camera.subscribers) == 0, "it goes on")
     assert person.text("#watch") == "Watch"
-    person.until(lambda: server.hub.camera.about["state"] == "closed", "the camera stays open")
+    person.until(lambda: server.inference.camera.about["state"] == "closed", "the camera stays open")
     ActionChains(person.driver).send_keys(Keys.SPACE).perform()
     live(person)
     assert person.text("#watch") == "Pause"
@@ -125,15 +125,15 @@ def test_it_can_be_paused_with_the_keyboard_and_the_camera_is_closed(person, ser
 def test_the_pages_name_each_other_where_there_is_a_camera(person, server, classifier):
     live(person)
     person.find("nav a").click()
-    person.until(lambda: len(server.hub.camera.audience) == 0, "a page that was left goes on")
+    person.until(lambda: len(server.inference.camera.subscribers) == 0, "a page that was left goes on")
     person.until(lambda: person.find("#camera-link").is_displayed(), "no link")
     person.find("#camera-link").click()
     live(person)
     person.driver.back()
-    person.until(lambda: len(server.hub.camera.audience) == 0, "a page that was left goes on")
+    person.until(lambda: len(server.inference.camera.subscribers) == 0, "a page that was left goes on")
     person.driver.forward()
     live(person)
-    person.until(lambda: len(server.hub.camera.audience) == 1, "a page that was taken up again does nothing")
+    person.until(lambda: len(server.inference.camera.subscribers) == 1, "a page that was taken up again does nothing")
     with running({"cifar10": classifier}) as other:
         without = Person(person.driver, other.url)
         without.until(lambda: without.find("#model").get_attribute("value") == "cifar10", "no model")
@@ -166,7 +166,7 @@ def test_a_full_house_is_explained_and_a_free_place_taken(browser, classifier, v
         try:
             second = Person(browser, f"{server.url}/camera")
             assert "1 viewers are watching" in second.until_text("#error")
-            assert server.hub.camera.about["viewers"] == 1
+            assert server.inference.camera.about["viewers"] == 1
             there = browser.current_window_handle
             browser.switch_to.window(here)
             first.find("#watch").click()

@@ -52,6 +52,41 @@ def test_tritonclient_gets_the_classifiers_logits(triton, classifier, binary):
     assert np.array_equal(everything.as_numpy("logits"), logits)
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_tritonclient_compresses(triton, classifier, coding):
+    module, client = triton
+    images = random_images(4)
+    tensor = module.InferInput("images", list(images.shape), "UINT8")
+    tensor.set_data_from_numpy(images)
+    result = client.infer("cifar10", [tensor], headers=headers(), request_compression_algorithm=coding)
+    assert np.array_equal(result.as_numpy("logits"), classifier.logits(images))
+
+
+def test_tritonclient_is_refused_shared_memory(triton):
+    module, client = triton
+    tensor = module.InferInput("images", [1, 32, 32, 3], "UINT8")
+    tensor.set_data_from_numpy(random_images(1))
+    output = module.InferRequestedOutput("logits")
+    output.set_shared_memory("region", 40)
+    with pytest.raises(module.InferenceServerException, match="shared memory"):
+        client.infer("cifar10", [tensor], outputs=[output], headers=headers())
+    tensor.set_shared_memory("region", 3072)
+    with pytest.raises(module.InferenceServerException, match="shared memory"):
+        client.infer("cifar10", [tensor], headers=headers())
+
+
+def test_tritonclient_asks_for_statistics_and_the_index(triton):
+    module, client = triton
+    (stats,) = client.get_inference_statistics("cifar10", headers=headers())["model_stats"]
+    assert stats["inference_stats"]["success"]["count"] >= 0
+    assert client.get_inference_statistics(headers=headers())["model_stats"][0]["name"] == "cifar10"
+    (entry,) = client.get_model_repository_index(headers=headers())
+    assert (entry["name"], entry["state"]) == ("cifar10", "READY")
+    assert client.get_model_config("cifar10", headers=headers())["max_batch_size"] == 256
+    with pytest.raises(module.InferenceServerException):
+        client.load_model("cifar10", headers=headers())
+
+
 def test_tritonclient_sends_encoded_pictures(triton, classifier, cat):
     module, client = triton
     tensor = module.InferInput("pictures", [1], "BYTES")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import copy
+import gzip
 import json
+import time
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -13,7 +17,9 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 
+from fracbnn_pynq.service.budget import PixelBudget
 from fracbnn_pynq.service.errors import ServiceError
+from fracbnn_pynq.service.media import PictureReader
 from fracbnn_pynq.service.oip_binary import pack_bytes, unpack_bytes
 from fracbnn_pynq.service.oip_request import parse
 from fracbnn_pynq.service.settings import Settings
@@ -148,9 +154,9 @@ PICTURES = {"name": "pictures", "datatype": "BYTES", "shape": [1]}
     [
         ([], 400, "JSON object"),
         ({}, 400, "one input"),
-        ({"inputs": []}, 400, "0 inputs"),
+        ({"inputs": []}, 400, "one input"),
         ({"inputs": [1]}, 400, "JSON object"),
-        ({"inputs": GOOD["inputs"] * 2}, 400, "2 inputs"),
+        ({"inputs": GOOD["inputs"] * 2}, 400, "one input"),
         ({**GOOD, "id": 5}, 400, "id"),
         ({**GOOD, "parameters": []}, 400, "parameters"),
         ({**GOOD, "parameters": {"binary_data_output": 1}}, 400, "true or false"),
@@ -159,6 +165,13 @@ PICTURES = {"name": "pictures", "datatype": "BYTES", "shape": [1]}
         ({**GOOD, "outputs": [{"name": "logits"}] * 2}, 400, "once"),
         ({**GOOD, "outputs": [{"name": "labels", "parameters": {"classification": 2}}]}, 400, "classification"),
         ({**GOOD, "outputs": [{"name": "logits", "parameters": {"classification": -1}}]}, 400, "classification"),
+        ({**GOOD, "outputs": [{"name": "logits", "parameters": {"shared_memory_region": "a"}}]}, 400, "shared memory"),
+        ({**GOOD, "outputs": [{"name": "logits", "parameters": {"shared_memory_byte_size": 4}}]}, 400, "shared memory"),
+        (changed(GOOD, parameters={"shared_memory_region": "a"}), 400, "shared memory"),
+        ({**GOOD, "parameters": {"x": ["y" * 70_000]}}, 400, "at most 65536 bytes"),
+        (changed(GOOD, data=[[[[1, 2, 3]] * 32] * 31]), 400, "nested as its shape"),
+        (changed(GOOD, data=[[]] * 3072), 400, "nested as its shape"),
+        ({"inputs": [{**PICTURES, "data": [["a", "b"]], "shape": [1, 1]}]}, 400, "1 base64 texts"),
         (changed(GOOD, name="other"), 400, "images and pictures"),
         (changed(GOOD, datatype="FP32"), 400, "UINT8"),
         (changed(GOOD, shape=[1, 32, 32]), 400, "[n, 32, 32, 3]"),
@@ -203,8 +216,97 @@ def test_what_is_not_json(client, text):
     assert set(answer.json()) == {"error"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"inputs":[{"name":"images","datatype":"UINT8","shape":[1,32,32,3],"data":[%s]}]}'
+        % (b"[]," * 2_500_000 + b"[]"),
+        b'{"inputs":[%s]}' % (b"{}," * 2_500_000 + b"{}"),
+        b'{"other":[%s]}' % (b"[]," * 2_500_000 + b"[]"),
+        b'{"outputs":[%s]}' % (b"{}," * 2_500_000 + b"{}"),
+        b'{"id":' + b"[" * 2_000_000,
+        b'{"parameters":' + b'{"a":' * 1_000_000,
+        b'{"id":"' + b"a" * 8_000_000 + b'"}',
+        b"1" * 8_000_000,
+    ],
+)
+def test_megabytes_of_json_are_refused_soon(text):
+    begin = time.perf_counter()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ServiceError) as refused:
+            parse(text, None, READER, CIFAR10, LIMITS)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert refused.value.status == 400
+    assert peak < 32 << 20
+    assert time.perf_counter() - begin < 1
+
+
+def test_json_has_a_limit_of_its_own(classifier):
+    images = random_images(4)
+    body, headers = infer_body(images, binary=True)
+    with client_of({"cifar10": classifier}, Settings(max_json=5_000)) as client:
+        assert client.post(INFER, content=body, headers=headers).status_code == 200
+        for content, more in (
+            (json.dumps(infer_body(images)).encode(), {}),
+            (gzip.compress(json.dumps(infer_body(images)).encode()), {"Content-Encoding": "gzip"}),
+            (b" " * 9000 + body, {LENGTH: str(9000 + int(headers[LENGTH]))}),
+        ):
+            refused = client.post(INFER, content=content, headers=more)
+            assert refused.status_code == 413
+            assert "5000 bytes" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_compressed_requests(client, classifier, coding, binary):
+    images = random_images(3)
+    body, headers = infer_body(images, binary=True) if binary else (json.dumps(infer_body(images)).encode(), {})
+    packed = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
+    _, values = outputs_of(client.post(INFER, content=packed, headers={**headers, "Content-Encoding": coding}))
+    assert np.array_equal(values["logits"], classifier.logits(images))
+
+
+def test_statistics_count(classifier):
+    with client_of({"cifar10": classifier, "other": classifier}) as client:
+        before = time.time() * 1e3
+        assert client.post(INFER, json=infer_body(random_images(5))).status_code == 200
+        assert client.post(INFER, content=b"{").status_code == 400
+        for path in ("/v2/models/cifar10/stats", "/v2/models/cifar10/versions/1/stats"):
+            (stats,) = client.get(path).json()["model_stats"]
+            assert (stats["name"], stats["version"]) == ("cifar10", "1")
+            assert (stats["inference_count"], stats["execution_count"]) == (5, 1)
+            assert before - 1 <= stats["last_inference"] <= time.time() * 1e3
+            durations = stats["inference_stats"]
+            assert [durations[name]["count"] for name in ("success", "fail", "queue", "cache_hit")] == [1, 1, 1, 0]
+            assert 0 < durations["compute_infer"]["ns"] < durations["success"]["ns"] < 20e9
+            assert durations["fail"]["ns"] > 0
+        assert [stats["name"] for stats in client.get("/v2/models/stats").json()["model_stats"]] == ["cifar10", "other"]
+        assert client.get("/v2/models/none/stats").status_code == 404
+
+
+def test_the_index_of_models(client):
+    entry = {"name": "cifar10", "version": "1", "state": "READY", "reason": ""}
+    for body in (b"", b"{}", b'{"ready":true}', b'{"ready":false}'):
+        assert client.post("/v2/repository/index", content=body).json() == [entry]
+    for body in (b"{", b"[]", b'{"ready":1}', b"[" * 4000):
+        assert client.post("/v2/repository/index", content=body).status_code == 400
+    assert client.post("/v2/repository/index", content=b" " * 5000).status_code == 413
+
+
+def test_the_configuration_of_a_model(client):
+    about = client.get("/v2/models/cifar10/config").json()
+    assert (about["name"], about["max_batch_size"]) == ("cifar10", 16)
+    images, pictures = about["input"]
+    assert images == {"name": "images", "data_type": "TYPE_UINT8", "dims": [32, 32, 3], "optional": True}
+    assert (pictures["data_type"], pictures["dims"]) == ("TYPE_STRING", [1])
+    assert about["output"][0] == {"name": "logits", "data_type": "TYPE_FP32", "dims": [10]}
+
+
 def test_types_that_are_not_understood(client):
-    for headers in ({"Content-Type": "image/png"}, {"Content-Encoding": "gzip"}):
+    for headers in ({"Content-Type": "image/png"}, {"Content-Encoding": "br"}):
         assert client.post(INFER, content=b"{}", headers=headers).status_code == 415
 
 
@@ -232,6 +334,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
+LIMITS = Settings(max_batch=4, max_pixels=10_000)
+READER = PictureReader(CIFAR10, LIMITS, PixelBudget(10_000))
 FIELDS = ("name", "datatype", "shape", "data", "parameters")
 
 
@@ -253,7 +357,7 @@ def test_malformed_bodies_are_refused_or_understood(body, extra, header):
     if header == "0":
         header = str(len(text))
     try:
-        images, request = parse(text + extra, header, CIFAR10, max_batch=4, max_pixels=10_000)
+        images, request = parse(text + extra, header, READER, CIFAR10, LIMITS)
     except ServiceError as error:
         outcome = error.status
     else:

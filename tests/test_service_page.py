@@ -74,8 +74,8 @@ def page(client, request):
 
 
 def test_every_file_of_the_page_is_served():
-    assert set(PAGE_PATHS) == set(TYPES)
-    served = {PAGES.get(path, path.rpartition("/")[2]) for path in PAGE_PATHS} - {"cat.jpg"}
+    assert set(PAGE_PATHS) == {*TYPES, "/docs", "/page/docs.js"}
+    served = {{**PAGES, "/docs": "docs.html"}.get(path, path.rpartition("/")[2]) for path in PAGE_PATHS} - {"cat.jpg"}
     assert served == {path.name for path in FOLDER.iterdir()}
 
 
@@ -197,6 +197,15 @@ def test_the_page_has_no_inline_code_or_style(page):
         assert tag != "style"
         assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
         assert tag != "script" or attributes.get("src")
+
+
+def test_the_description_is_a_page_without_inline_code_too(client):
+    answer = client.get("/docs")
+    policy = {name: sources for name, *sources in map(str.split, answer.headers["content-security-policy"].split(";"))}
+    assert policy["script-src"] == policy["style-src"] == ["'self'", "https://cdn.jsdelivr.net"]
+    assert policy["frame-ancestors"] == policy["base-uri"] == ["'none'"]
+    test_the_page_has_no_inline_code_or_style(Page(answer.text))
+    assert client.get("/page/docs.js").headers["content-type"] == "text/javascript; charset=utf-8"
 
 
 def test_controls_are_labelled_and_ids_are_unique_and_present(client, page):

@@ -27,14 +27,10 @@ httpx = pytest.importorskip("httpx")
 
 import click
 from click.testing import CliRunner
-from fracbnn_pynq.service import hub
-from fracbnn_pynq.service.errors import ServiceError
+from fracbnn_pynq.service import inference
 from fracbnn_pynq.service.logs import REQUEST_ID, JsonFormatter, LineHandler, TextFormatter
-from fracbnn_pynq.service.media import parse_form
 from fracbnn_pynq.service.metrics import ModelCounters, family, model_families
 from fracbnn_pynq.service.settings import Settings, read_token, served_models
-from hypothesis import given
-from hypothesis import strategies as st
 from service_support import client_of
 
 from fracbnn_pynq import Classifier
@@ -42,6 +38,7 @@ from fracbnn_pynq.board import power
 from fracbnn_pynq.board.power import OUTPUT_RAILS
 from fracbnn_pynq.cli import camera as cli_camera
 from fracbnn_pynq.cli import group
+from fracbnn_pynq.cli import serve as cli_serve
 from fracbnn_pynq.cli.serve import _name_to_open, _only_this_machine, command, listening_address
 from fracbnn_pynq.errors import BackendError, ModelError
 
@@ -55,6 +52,10 @@ def test_settings_come_from_the_environment(tmp_path):
             "FRACBNN_SERVICE_QUEUE": "5",
             "FRACBNN_SERVICE_DEADLINE": "2.5",
             "FRACBNN_SERVICE_MAX_BODY": "1.5",
+            "FRACBNN_SERVICE_MAX_JSON": "0.5",
+            "FRACBNN_SERVICE_ALLOW_HOSTS": "a.example, b.example",
+            "FRACBNN_SERVICE_CORS_ORIGINS": "https://c.example",
+            "FRACBNN_SERVICE_CONNECTIONS": "99",
             "FRACBNN_SERVICE_BACKEND": "cpu",
             "FRACBNN_SERVICE_CAMERA": "rtsp://host/stream",
             "FRACBNN_SERVICE_CAMERA_WIDTH": "640",
@@ -71,6 +72,10 @@ def test_settings_come_from_the_environment(tmp_path):
         queue=5,
         deadline=2.5,
         max_body=3 << 19,
+        max_json=1 << 19,
+        allow_hosts=("a.example", "b.example"),
+        cors_origins=("https://c.example",),
+        connections=99,
         backend="cpu",
         camera="rtsp://host/stream",
         camera_width=640,
@@ -127,6 +132,9 @@ async def talk_again(logger):
         ("CAMERA_ALWAYS", "yes"),
         ("CAMERA_LINGER", "-1"),
         ("VIEWERS", "0"),
+        ("MAX_HELD", "1"),
+        ("DECODE_PIXELS", "0"),
+        ("CORS_ORIGINS", "no-scheme"),
     ],
 )
 def test_settings_out_of_range_are_refused(name, value):
@@ -152,6 +160,40 @@ def test_tokens_that_are_none(tmp_path, text):
     path.write_text(text)
     with pytest.raises(BackendError, match="token file"):
         read_token(path)
+
+
+def test_a_token_is_read_of_small_regular_files_only(tmp_path):
+    fifo, large = tmp_path / "fifo", tmp_path / "large"
+    os.mkfifo(fifo)
+    large.write_bytes(b"x" * 5000)
+    for path, said in ((fifo, "device"), (large, "at most 4096"), (tmp_path, "folder"), (Path("/dev/zero"), "device")):
+        with pytest.raises(BackendError, match=said):
+            read_token(path)
+
+
+def test_options_become_settings(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(cli_serve, "serve", lambda values, **options: calls.append(values))
+    token = tmp_path / "token"
+    token.write_text("a-long-token")
+    given = ["--max-json", "2", "--max-held", "64", "--allow-host", "a.example", "--allow-host", "b.example"]
+    given += ["--cors-origin", "https://c.example", "--connections", "50", "--decode-pixels", "7"]
+    assert CliRunner().invoke(command, [*given, "--token-file", str(token)]).exit_code == 0
+    settings = Settings(**calls.pop())
+    assert (settings.max_json, settings.max_held, settings.connections) == (2 << 20, 64 << 20, 50)
+    assert settings.allow_hosts == ("a.example", "b.example")
+    assert (settings.cors_origins, settings.decode_pixels) == (("https://c.example",), 7)
+    assert settings.token == "a-long-token"
+
+
+@pytest.mark.parametrize(("host", "names"), [("127.0.0.1", ()), ("board.example", ("board.example",)), ("::", ())])
+def test_the_name_to_listen_on_is_one_of_the_service(monkeypatch, host, names):
+    made = []
+    monkeypatch.setattr(cli_serve, "_service", lambda _: SimpleNamespace(Settings=lambda **values: made.append(values)))
+    monkeypatch.setattr(cli_serve, "_check_free", lambda host, port: None)  # not a name of this machine
+    with pytest.raises(AttributeError):  # nothing but the settings is there
+        cli_serve.serve({}, host=host, port=0)
+    assert made[0]["allow_hosts"] == names
 
 
 def test_log_lines_name_their_request():
@@ -186,7 +228,7 @@ def rails(watts):
 
 
 def test_energy_is_counted_where_there_are_sensors(monkeypatch):
-    monkeypatch.setattr(hub, "_POWER_INTERVAL_S", 0.01)
+    monkeypatch.setattr(inference, "_POWER_INTERVAL_S", 0.01)
     monkeypatch.setattr(power, "find_rails", lambda: rails(0.25))
     watts = 0.25 * len(OUTPUT_RAILS)
     with Classifier.load("cifar10", backend="cpu") as loaded, client_of({"cifar10": loaded}) as client:
@@ -211,26 +253,6 @@ def test_unknown_energy_is_not_given(monkeypatch, found):
     assert "joules" not in text
     assert "watts" not in text
     assert "nv_inference_count" in text
-
-
-@given(st.lists(st.tuples(st.text("abc.-_ é", max_size=9), st.binary(max_size=80)), min_size=1, max_size=4))
-def test_forms_come_back(files):
-    request = httpx.Request("POST", "http://x", files=[("file", (name or "x", data)) for name, data in files])
-    found = parse_form(request.read(), request.headers["content-type"])
-    assert [upload.data for upload in found] == [data for _, data in files]
-    assert [upload.name for upload in found] == [name or "x" for name, _ in files]
-
-
-@given(st.binary(max_size=200), st.booleans())
-def test_damaged_forms_are_refused_or_read(data, framed):
-    body = b"--b\r\n" + data + b"\r\n--b--\r\n" if framed else data
-    try:
-        uploads = parse_form(body, "multipart/form-data; boundary=b")
-    except ServiceError as error:
-        right = error.status == 400
-    else:
-        right = all(upload.data in body for upload in uploads)
-    assert right
 
 
 def test_workers_are_refused_with_an_explanation():

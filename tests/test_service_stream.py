@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -27,9 +26,10 @@ cv2 = pytest.importorskip("cv2")
 httpx = pytest.importorskip("httpx")
 websocket = pytest.importorskip("websocket", reason="websocket-client is not installed")
 
-from fracbnn_pynq.service import live, session, viewers
+from fracbnn_pynq.service import broadcast, camera_session, live_camera
 from fracbnn_pynq.service.settings import Settings
 from service_support import client_of, wrapped
+from waiting_support import live_threads, until
 
 from fracbnn_pynq import Classifier, camera
 from fracbnn_pynq.display import with_text
@@ -102,7 +102,7 @@ def classifier():
 def serving(classifier, **options):
     settings = Settings(**{"camera": SOURCE, "camera_linger": 0.1, **options})
     with client_of({"cifar10": classifier}, settings) as client:
-        client.camera = client.server.hub.camera
+        client.camera = client.server.inference.camera
         yield client
 
 
@@ -110,13 +110,6 @@ def serving(classifier, **options):
 def client(device, classifier):
     with serving(classifier) as made:
         yield made
-
-
-def until(condition, seconds=PATIENCE_S):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to this"
-        time.sleep(0.005)
 
 
 @contextlib.contextmanager
@@ -207,8 +200,8 @@ def test_a_websocket_gets_the_labels_of_each_frame_and_then_its_picture(client, 
 
 
 def test_labels_alone_can_be_had(client, monkeypatch):
-    monkeypatch.setattr(session, "as_jpeg", lambda _: pytest.fail("nobody wants pictures"))
-    monkeypatch.setattr(session.Stage, "say", lambda *_: None)
+    monkeypatch.setattr(camera_session, "as_jpeg", lambda _: pytest.fail("nobody wants pictures"))
+    monkeypatch.setattr(camera_session.CameraPublisher, "say", lambda *_: None)
     with watching(client, "?pictures=0", protocols=()) as connection:
         assert connection.getsubprotocol() is None
         for _ in range(3):
@@ -287,7 +280,7 @@ def test_a_single_picture_is_no_busy_loop(classifier, cat, monkeypatch):
         begin = time.monotonic()
         while time.monotonic() < begin + 0.5:
             assert message(connection)[0]["frame"] == 0
-        assert len(opened) <= 0.5 / live.SHORTEST_S + 3
+        assert len(opened) <= 0.5 / live_camera.SHORTEST_S + 3
 
 
 # --- who may watch -----------------------------------------------------------------------------------------------
@@ -350,7 +343,7 @@ def test_there_are_so_many_places(device, classifier):
             assert full.headers["retry-after"] == "1"
             assert "2 viewers" in full.json()["error"]
             assert_refused(503, full.json()["error"], client)
-        until(lambda: len(client.camera.audience) == 1)
+        until(lambda: len(client.camera.subscribers) == 1)
         with watching(client) as connection:
             assert message(connection)
 
@@ -359,17 +352,17 @@ def test_there_are_so_many_places(device, classifier):
 
 
 def test_the_camera_is_open_while_somebody_watches_and_a_little_longer(device, classifier):
-    with serving(classifier, camera_linger=0.3) as client:
+    with serving(classifier, camera_linger=1.5) as client:
         time.sleep(0.1)
         assert device.opened == 0
         with watching(client) as connection:
             assert message(connection, "camera")[0]["state"] == "opening"
             message(connection)
-        until(lambda: len(client.camera.audience) == 0)
+        until(lambda: len(client.camera.subscribers) == 0)
         with watching(client) as connection:
             message(connection)
             assert (device.opened, device.released) == (1, 0), "who comes back soon finds it open"
-            time.sleep(0.5)
+            time.sleep(1.8)
             assert device.released == 0
         until(lambda: device.released == 1)
         assert client.get("/v1/camera").json()["state"] == "closed"
@@ -417,7 +410,7 @@ def test_viewers_are_told_when_the_camera_is_not_there(client, device, unplugged
 
 
 def test_a_camera_that_says_nothing_is_noticed(client, device, monkeypatch):
-    monkeypatch.setattr(session, "SILENT_S", 0.2)
+    monkeypatch.setattr(camera_session, "SILENT_S", 0.2)
     with watching(client) as connection:
         message(connection)
         device.period = 1.0
@@ -430,7 +423,7 @@ def test_a_camera_that_says_nothing_is_noticed(client, device, monkeypatch):
 def test_an_exception_of_opencv_is_survived(client, device, monkeypatch, caplog):
     with watching(client) as connection:
         message(connection)
-        monkeypatch.setattr(session, "as_jpeg", lambda _: 1 / 0)
+        monkeypatch.setattr(camera_session, "as_jpeg", lambda _: 1 / 0)
         until(lambda: "ZeroDivisionError" in caplog.text)
         monkeypatch.undo()
         monkeypatch.setattr(cv2, "VideoCapture", device.capture)
@@ -448,9 +441,9 @@ def raw_viewer(client, *, websocket_=False):
     if websocket_:
         upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         key = base64.b64encode(bytes(16)).decode()
-        head = f"GET /v1/stream HTTP/1.1\r\nHost: x\r\n{upgrade}Sec-WebSocket-Key: {key}\r\n\r\n"
+        head = f"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n{upgrade}Sec-WebSocket-Key: {key}\r\n\r\n"
     else:
-        head = "GET /v1/stream.mjpg HTTP/1.1\r\nHost: x\r\n\r\n"
+        head = "GET /v1/stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n"
     viewer.sendall(head.encode())
     return viewer
 
@@ -459,21 +452,21 @@ def raw_viewer(client, *, websocket_=False):
 def test_a_slow_viewer_holds_up_nobody(client, device, kind):
     device.image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     with watching(client, "?pictures=0") as quick, raw_viewer(client, websocket_=kind) as slow:
-        until(lambda: len(client.camera.audience) == 2)
-        until(lambda: client.camera.audience.dropped > 20)
+        until(lambda: len(client.camera.subscribers) == 2)
+        until(lambda: client.camera.subscribers.dropped > 20)
         counted = [message(quick)[0] for _ in range(40)]
         frames = [data["frame"] for data in counted]
         assert frames == sorted(set(frames))
         assert counted[-1]["skipped"] <= 2
         assert counted[-1]["per_second"]["labels"] > 10
-        dropped = client.camera.audience.dropped
+        dropped = client.camera.subscribers.dropped
         begin, got = time.monotonic(), 0
         while time.monotonic() < begin + 0.5:
             if select.select([slow], [], [], 0.05)[0]:
                 got += len(slow.recv(1 << 16))
         assert got > 100_000, "and goes on when it reads again"
-        assert client.camera.audience.dropped >= dropped
-    assert f"viewer_frames_dropped {client.camera.audience.dropped}" in client.get("/metrics").text
+        assert client.camera.subscribers.dropped >= dropped
+    assert f"viewer_frames_dropped {client.camera.subscribers.dropped}" in client.get("/metrics").text
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system's sockets cannot be told")
@@ -482,8 +475,8 @@ def test_a_viewer_that_was_slow_soon_sees_what_is_now(client, device):
     little = ((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),)
     with watching(client, sockopt=little) as connection:
         size = len(message(connection)[1])
-        until(lambda: client.camera.audience.dropped > 100)
-        now = client.camera._stage.frames
+        until(lambda: client.camera.subscribers.dropped > 100)
+        now = client.camera._publisher.frames
         stale = 0
         while message(connection)[0]["frame"] < now - 20:
             stale += 1
@@ -492,11 +485,11 @@ def test_a_viewer_that_was_slow_soon_sees_what_is_now(client, device):
 
 @pytest.mark.parametrize("kind", [False, True], ids=["mjpeg", "websocket"])
 def test_a_viewer_that_takes_nothing_is_sent_away(client, device, monkeypatch, kind):
-    monkeypatch.setattr(viewers, "STALLED_S", 0.3)
+    monkeypatch.setattr(broadcast, "STALLED_S", 0.3)
     device.image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     with raw_viewer(client, websocket_=kind):
-        until(lambda: len(client.camera.audience) == 1)
-        until(lambda: len(client.camera.audience) == 0)
+        until(lambda: len(client.camera.subscribers) == 1)
+        until(lambda: len(client.camera.subscribers) == 0)
 
 
 @pytest.mark.parametrize("kind", [False, True], ids=["mjpeg", "websocket"])
@@ -506,18 +499,18 @@ def test_viewers_that_leave_in_the_middle_of_a_frame_leave_nothing_behind(client
         message(other)
         server = client.server
         until(lambda: len(server.server_state.tasks) == 1)
-        threads = threading.active_count()
+        before = live_threads()
         for attempt in range(12):
             viewer = raw_viewer(client, websocket_=kind)
-            until(lambda: len(client.camera.audience) == 2)
+            until(lambda: len(client.camera.subscribers) == 2)
             if attempt % 3:
                 viewer.recv(3000)
             if attempt % 3 == 2:  # a reset, not an orderly end
                 viewer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
             viewer.close()
-            until(lambda: len(client.camera.audience) == 1)
+            until(lambda: len(client.camera.subscribers) == 1)
         until(lambda: len(server.server_state.tasks) == 1 and len(server.server_state.connections) <= 2)
-        assert threading.active_count() == threads
+        until(lambda: live_threads() <= before)
         assert message(other)
     until(lambda: not server.server_state.tasks)
 
@@ -585,7 +578,7 @@ def test_the_camera_command_serves_and_ends_on_sigterm_with_viewers(tmp_path, ca
             quick = websocket.create_connection(base.replace("http", "ws") + "/v1/stream", timeout=PATIENCE_S)
             json.loads(quick.recv())
             stalled = socket.create_connection(("127.0.0.1", port))
-            stalled.sendall(b"GET /v1/stream.mjpg HTTP/1.1\r\nHost: x\r\n\r\n")
+            stalled.sendall(b"GET /v1/stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
             time.sleep(1)
             begin = time.monotonic()
             process.send_signal(signal.SIGTERM)

@@ -19,18 +19,12 @@ httpx = pytest.importorskip("httpx")
 
 from fracbnn_pynq.service.settings import Settings
 from service_support import ReloadableEngine, client_of, infer_body, metric, random_images, wrapped
+from waiting_support import until
 
 from fracbnn_pynq.errors import AcceleratorError
 
 INFER = "/v2/models/cifar10/infer"
 BODY = infer_body(random_images(1))
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to this"
-        time.sleep(0.005)
 
 
 class Gate:
@@ -57,7 +51,7 @@ def test_a_full_queue_refuses_and_those_inside_are_answered(classifier, gate):
     with client_of({"cifar10": model}, Settings(queue=3)) as client, ThreadPoolExecutor(3) as pool:
         images = [random_images(1, seed=i) for i in range(3)]
         inside = [pool.submit(client.post, INFER, json=infer_body(image)) for image in images]
-        until(lambda: client.server.hub.workers["cifar10"].admitted == 3)
+        until(lambda: client.server.inference.workers["cifar10"].admitted == 3)
         assert metric(client, "fracbnn_queue_depth") == 3
         refused = client.post(INFER, json=BODY)
         assert refused.status_code == 503
@@ -80,7 +74,7 @@ def test_waiting_requests_are_computed_together_only_on_the_cpu(classifier, gate
         first = pool.submit(client.post, INFER, json=infer_body(images[0]))
         assert gate.reached.wait(5)
         others = [pool.submit(client.post, INFER, json=infer_body(image)) for image in images[1:]]
-        worker = client.server.hub.workers["cifar10"]
+        worker = client.server.inference.workers["cifar10"]
         until(lambda: len(worker._queue) == 6)
         gate.opened.set()
         for image, answer in zip(images, [first, *others], strict=True):
@@ -114,11 +108,11 @@ def test_the_work_of_a_client_that_left_is_dropped(classifier, gate):
         assert gate.reached.wait(5)
         with socket.create_connection(("127.0.0.1", client.server.port)) as leaving:
             body, headers = infer_body(random_images(1), binary=True)
-            head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+            head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
             head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             leaving.sendall(head.encode() + b"\r\n" + body)
-            until(lambda: client.server.hub.workers["cifar10"].admitted == 2)
-        until(lambda: client.server.hub.workers["cifar10"].admitted == 1)
+            until(lambda: client.server.inference.workers["cifar10"].admitted == 2)
+        until(lambda: client.server.inference.workers["cifar10"].admitted == 1)
         gate.opened.set()
         assert first.result().status_code == 200
         assert client.post(INFER, json=BODY).status_code == 200
@@ -193,7 +187,7 @@ def test_what_waits_is_computed_after_a_reload_unless_that_fails(classifier, rel
             first = pool.submit(client.post, INFER, json=BODY)
             assert gate.reached.wait(5)
             waiting = [pool.submit(client.post, INFER, json=infer_body(random_images(1, seed=i))) for i in range(3)]
-            until(lambda: len(client.server.hub.workers["cifar10"]._queue) == 3)
+            until(lambda: len(client.server.inference.workers["cifar10"]._queue) == 3)
         finally:
             gate.opened.set()
         assert first.result().status_code == 503
@@ -217,7 +211,7 @@ def test_the_pauses_between_reloads_grow_until_something_is_computed(classifier)
     calls = Failing(1, 2, 3, 5)
     model, engine = wrapped(classifier, RecordingEngine, before=calls, name="overlay")
     with client_of({"cifar10": model}) as client:
-        engine.worker, engine.pauses = client.server.hub.workers["cifar10"], []
+        engine.worker, engine.pauses = client.server.inference.workers["cifar10"], []
         for _ in range(5):
             client.post(INFER, json=BODY)
             until(lambda: client.get("/health/ready").status_code == 200)
@@ -259,18 +253,18 @@ def test_a_shutdown_ends_within_its_grace_although_the_engine_hangs(classifier, 
         failure = inside.exception(10)
         answer = None if failure else inside.result()
         assert isinstance(failure, httpx.TransportError) or answer.status_code in (500, 503)
-        until(lambda: not client.server.hub.workers["cifar10"].ready)
+        until(lambda: not client.server.inference.workers["cifar10"].ready)
         assert time.monotonic() - start < 6
 
 
 def test_a_slow_body_is_ended(classifier):
     with client_of({"cifar10": classifier}, Settings(body_timeout=0.2)) as client:
         with socket.create_connection(("127.0.0.1", client.server.port), timeout=5) as slow:
-            slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+            slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{".encode())
             answer = b"".join(iter(lambda: slow.recv(4096), b""))  # the service closes the connection
         assert answer.startswith(b"HTTP/1.1 408")
         assert b'"error"' in answer
-        assert client.server.hub.http.by_status[408] == 1
+        assert client.server.inference.http.by_status[408] == 1
 
 
 @pytest.mark.parametrize("head", [b"X-A: " + b"a" * (1 << 20), b"".join(b"A%d: b\r\n" % i for i in range(50_000))])
@@ -295,24 +289,43 @@ def test_heads_that_never_end_are_cut_off(classifier, monkeypatch):
         for sent in (b"", b"GET /v2 HTTP/1.1\r\nX-A: "):
             with socket.create_connection(("127.0.0.1", client.server.port), timeout=5) as slow:
                 slow.sendall(sent)
-                assert slow.recv(100) == b""
+                answer = b"".join(iter(lambda: slow.recv(4096), b""))
+            assert answer.startswith(b"HTTP/1.1 408 ") is bool(sent)
+            assert (b'"error"' in answer) is bool(sent)
         assert [client.get("/v2").status_code for _ in range(3)] == [200] * 3
         time.sleep(0.3)
         assert client.get("/v2").status_code == 200
 
 
-def test_all_bodies_together_are_limited(classifier):
-    with client_of({"cifar10": classifier}, Settings(max_body=10_000)) as client:
-        first_part = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b"x" * 8999
-        waiting = [socket.create_connection(("127.0.0.1", client.server.port)) for _ in range(8)]
+def test_slow_bodies_give_way_to_those_that_come_at_once(classifier, cat):
+    with client_of({"cifar10": classifier}, Settings(max_body=200_000, max_held=200_000)) as client:
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40000\r\n\r\n"
+        waiting = [socket.create_connection(("127.0.0.1", client.server.port), timeout=5) for _ in range(8)]
         try:
             for connection in waiting:
-                connection.sendall(first_part)
-            until(lambda: client.post("/v1/classify", content=b"x" * 9999).status_code == 503)
+                connection.sendall(head + b"x" * 39_999)
+            assert client.post("/v1/classify", content=cat.read_bytes()).status_code == 200
+            answers = [waiting[i].recv(4096) for i in range(3)]  # the oldest ones
+            assert all(answer.startswith(b"HTTP/1.1 503 ") and b"slowly" in answer for answer in answers)
+            waiting[-1].sendall(b"x")
+            assert waiting[-1].recv(4096).startswith(b"HTTP/1.1 422 ")
         finally:
             for connection in waiting:
                 connection.close()
-        until(lambda: client.post("/v1/classify", content=b"x" * 9999).status_code == 422)
+
+
+def test_bodies_that_are_worked_on_are_limited(classifier, gate):
+    model, _ = wrapped(classifier, before=gate)
+    body, headers = infer_body(random_images(16), binary=True)
+    settings = Settings(max_body=60_000, max_held=60_000)
+    with client_of({"cifar10": model}, settings) as client, ThreadPoolExecutor(1) as pool:
+        inside = pool.submit(client.post, INFER, content=body, headers=headers)
+        assert gate.reached.wait(5)
+        refused = client.post(INFER, content=body, headers=headers)
+        assert (refused.status_code, "at once" in refused.json()["error"]) == (503, True)
+        gate.opened.set()
+        assert inside.result().status_code == 200
+        assert client.post(INFER, content=body, headers=headers).status_code == 200
 
 
 def test_a_mix_of_right_and_wrong_requests_keeps_right_answers_right(classifier, cat):
@@ -339,7 +352,7 @@ def test_a_mix_of_right_and_wrong_requests_keeps_right_answers_right(classifier,
     with client_of({"cifar10": classifier}, Settings(max_body=1 << 16)) as client, ThreadPoolExecutor(8) as pool:
         results = [pool.submit(wrong if i % 3 == 0 else right, client, i) for i in range(300)]
         assert all(result.result() for result in results)
-        assert client.server.hub.http.by_status[500] == 0
+        assert client.server.inference.http.by_status[500] == 0
         until(lambda: metric(client, "fracbnn_queue_depth") == 0)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import shutil
-import threading
 import time
 
 import numpy as np
 import pytest
+from waiting_support import live_threads
 
 from fracbnn_pynq import simulator
-from fracbnn_pynq.board import layout
 from fracbnn_pynq.errors import ModelError, OverlayError
+from fracbnn_pynq.layouts import images as layout
 from fracbnn_pynq.simulator import BusError, write_overlay
 from fracbnn_pynq.simulator.handoff import make_bit
 
@@ -253,7 +253,8 @@ def test_a_split_slave_leaves_pynq_without_control_registers(install, load, pynq
 
 def test_overlays_name_the_model_inside(install, load, tmp_path):
     from fracbnn_pynq.backends.reference import ReferenceBackend
-    from fracbnn_pynq.modelfile import random_model, save_model
+    from fracbnn_pynq.model import random_model
+    from fracbnn_pynq.modelfile import save_model
     from fracbnn_pynq.networks import CIFAR10
 
     inside, other = random_model(CIFAR10, seed=1), random_model(CIFAR10, seed=2)
@@ -314,31 +315,6 @@ def test_interrupts_wake_a_coroutine(install, load):
         return results
 
     assert all(np.array_equal(logits, EXPECTED) for logits in asyncio.run(classify()))
-
-
-@pytest.mark.parametrize("interrupt", [False, True])
-def test_the_dma_driver(install, load, interrupt, pynq):
-    install(stream=lambda packet: bytes(byte ^ 0xFF for byte in packet))
-
-    async def transfer():
-        dma = load("dma", interrupt=interrupt).axi_dma_0
-        source, target = pynq.allocate(256, np.uint8), pynq.allocate(256, np.uint8)
-        source[:] = np.arange(256)
-        for _ in range(3):
-            target[:] = 0
-            target.flush()
-            dma.recvchannel.transfer(target)
-            dma.sendchannel.transfer(source)
-            if interrupt:
-                await asyncio.wait_for(dma.sendchannel.wait_async(), 5)
-                await asyncio.wait_for(dma.recvchannel.wait_async(), 5)
-            else:
-                dma.sendchannel.wait()
-                dma.recvchannel.wait()
-            assert dma.recvchannel.transferred == 256
-        return np.array(target)
-
-    assert np.array_equal(asyncio.run(transfer()), 255 - np.arange(256))
 
 
 def test_loading_again_resets_the_core(install, load):
@@ -439,16 +415,16 @@ def test_fault_power_cycle(install, load):
 
 
 def test_no_thread_outlives_the_board(install, load):
-    before = set(threading.enumerate())
+    before = live_threads()
     board = install(latency="published")
 
     async def classify():
         Driver(load(interrupt=True)).classify()
 
     asyncio.run(classify())
-    assert set(threading.enumerate()) - before
+    assert live_threads() - before
     board.close()
-    assert set(threading.enumerate()) - before == set()
+    assert live_threads() <= before
 
 
 def test_an_unknown_model_inside_is_an_error_of_its_own(install, load):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fracbnn_pynq.backends.reference import ReferenceBackend
-from fracbnn_pynq.board import layout, weightlayout
 from fracbnn_pynq.errors import PictureError
-from fracbnn_pynq.modelfile import random_model, unpack_weight
+from fracbnn_pynq.layouts import images as layout
+from fracbnn_pynq.layouts import weights as weightlayout
+from fracbnn_pynq.model import random_model, unpack_weight
 from fracbnn_pynq.networks import CIFAR10, IMAGENET
 from fracbnn_pynq.simulator.compute import Cifar10Network, ImageNetNetworks, imagenet_model
 
@@ -113,7 +114,7 @@ def test_the_authors_imagenet_result(imagenet_release):
 
 def authors_cifar10(shared):
     """The model file form of the authors' CIFAR-10 weights, built here from the arrays they published."""
-    from fracbnn_pynq.modelfile import LayerParameters, Model, pack_weight
+    from fracbnn_pynq.model import LayerParameters, Model, pack_weight
 
     arrays = np.load(shared / "golden" / "cifar10_prebuilt_weights.npz")
 

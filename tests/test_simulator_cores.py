@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from fracbnn_pynq.board import layout
 from fracbnn_pynq.errors import OverlayError
+from fracbnn_pynq.layouts import images as layout
 from fracbnn_pynq.simulator.cores import Cifar10Kernel, Core, ImageNetKernel, Surroundings
 from fracbnn_pynq.simulator.faults import FaultPlan
 from fracbnn_pynq.simulator.memory import BusError, Dram
@@ -84,10 +84,10 @@ def test_addresses_come_from_the_registers_by_name(make, registers):
 
 
 def test_published_offsets_serve_where_the_hand_off_file_names_none():
-    assert Bench(registers=PUBLISHED).core._offsets == {"image": 0x10, "result": 0x18}
+    assert Bench(registers=PUBLISHED).core.offsets == {"image": 0x10, "result": 0x18}
     board = Surroundings(Dram(), lambda: DESIGN_HZ)
     core = Core("core", Cifar10Kernel(checksum), board, registers={}, design_hz=DESIGN_HZ)
-    assert core._offsets == {"image": 0x10, "result": 0x18}
+    assert core.offsets == {"image": 0x10, "result": 0x18}
 
 
 def test_a_register_that_is_missing_is_named():

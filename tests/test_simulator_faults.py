@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fracbnn_pynq.cores import REACH
 from fracbnn_pynq.errors import BackendError
 from fracbnn_pynq.simulator.faults import Fault, FaultKind, FaultPlan
-from fracbnn_pynq.simulator.memory import REACH
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_damaged_bitstreams_are_refused(damage):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"), [("mnist", {}), ("cifar10", {"registers": "odd"}), ("dma", {"registers": "split"})]
+    ("kind", "options"), [("mnist", {}), ("cifar10", {"registers": "odd"}), ("imagenet", {"registers": "renamed"})]
 )
 def test_unknown_kinds_are_refused(tmp_path, kind, options):
     with pytest.raises(OverlayError, match="expected"):

@@ -10,9 +10,9 @@ import pytest
 
 from fracbnn_pynq import simulator
 from fracbnn_pynq.backends.reference import ReferenceBackend
-from fracbnn_pynq.board import layout
 from fracbnn_pynq.errors import BackendError
-from fracbnn_pynq.modelfile import random_model
+from fracbnn_pynq.layouts import images as layout
+from fracbnn_pynq.model import random_model
 from fracbnn_pynq.networks import CIFAR10
 from fracbnn_pynq.simulator.compute import Cifar10Network
 
@@ -24,7 +24,7 @@ def test_importing_the_simulator_does_not_import_pynq():
 
 def test_without_pynq_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynq", None)
-    with pytest.raises(BackendError, match=r"needs pynq.*fracbnn-pynq\[board\]"):
+    with pytest.raises(BackendError, match=r"needs pynq.*install it with: .*pynq"):
         simulator.install()
 
 

@@ -8,7 +8,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fracbnn_pynq.stagetimes import BINS, RATIO, SHORTEST_S, STAGES, Counter, Histogram, Statistics
+from fracbnn_pynq.stagetimes import BINS, RATIO, SHORTEST_S, STAGES, EventCounter, Histogram, Statistics
 
 EDGE = 1 + 1e-9  # a time on the edge of a bin may fall into either
 
@@ -48,7 +48,7 @@ def test_times_beyond_the_bins_count_as_the_longest_and_below_as_the_shortest():
 
 
 def test_a_rate_counts_the_steps_between_the_first_and_the_last():
-    counter = Counter()
+    counter = EventCounter()
     assert counter.rate == 0
     counter.at(10.0)
     assert counter.rate == 0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting_support import live_threads, until
 
 from fracbnn_pynq import streaming
 from fracbnn_pynq.classifier import Classifier
@@ -25,19 +26,13 @@ HAS_MODEL = importlib.util.find_spec("fracbnn_pynq.weights") is not None and MOD
 
 @pytest.fixture(autouse=True)
 def no_thread_left():
+    before = live_threads("fracbnn-")
     yield
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("fracbnn-")] == []
+    assert live_threads("fracbnn-") <= before
 
 
 class Broken(Exception):
     pass
-
-
-def until(condition):
-    end = time.perf_counter() + WAIT_S
-    while not condition():
-        assert time.perf_counter() < end, "what was waited for did not happen"
-        time.sleep(0.001)
 
 
 def collect(pipeline, **options):

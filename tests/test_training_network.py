@@ -20,7 +20,7 @@ from fracbnn_pynq.datasets import Dataset  # noqa: E402
 from fracbnn_pynq.errors import SourceError  # noqa: E402
 from fracbnn_pynq.importers.archives import read_parameters  # noqa: E402
 from fracbnn_pynq.importers.parameters import build_model  # noqa: E402
-from fracbnn_pynq.modelfile import Model, unpack_weight  # noqa: E402
+from fracbnn_pynq.model import Model, unpack_weight  # noqa: E402
 from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network  # noqa: E402
 from fracbnn_pynq.thermometer import planes  # noqa: E402
 from fracbnn_pynq.training.evaluate import answers, compare, float_logits, gates_open  # noqa: E402
@@ -348,6 +348,7 @@ def in_double(cifar10_arrays: Arrays) -> nn.Module:
     return module
 
 
+@pytest.mark.slow
 def test_authors_network_is_as_accurate_as_published(cifar10_arrays: Arrays, shared: Path):
     with np.load(shared / "data" / "cifar10_lossless_1017.npz") as data:
         pictures, labels = data["images"].transpose(0, 3, 1, 2), data["labels"].astype(np.int64)
@@ -374,6 +375,7 @@ def test_authors_network_as_a_whole(in_double: nn.Module, cifar10_release: Model
     check_logits(in_double, traces, pictures)
 
 
+@pytest.mark.slow
 def test_authors_imagenet_network_layer_by_layer(shared: Path):
     arrays = read_parameters(shared / "golden" / "imagenet_authors_weights.npz", IMAGENET)
     module = double(IMAGENET)
@@ -385,6 +387,7 @@ def test_authors_imagenet_network_layer_by_layer(shared: Path):
     check_logits(module, traces, pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [CIFAR10, CIFAR10.with_classes(3), IMAGENET.with_classes(7)])
 def test_a_module_and_the_model_built_from_it(network: Network):
     """Batch norms as they are in the module, and folded in the model."""

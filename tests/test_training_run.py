@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,19 @@ torch = pytest.importorskip("torch")
 from training_support import COLOURS, dataset  # noqa: E402
 from traps import Malicious  # noqa: E402
 
-from fracbnn_pynq import Classifier  # noqa: E402
-from fracbnn_pynq.backends import cpu  # noqa: E402
+from fracbnn_pynq import Classifier, native  # noqa: E402
 from fracbnn_pynq.backends.reference import ReferenceBackend  # noqa: E402
 from fracbnn_pynq.datasets import Dataset, split  # noqa: E402
 from fracbnn_pynq.errors import ModelError, SourceError  # noqa: E402
 from fracbnn_pynq.importers.parameters import named_parameters  # noqa: E402
-from fracbnn_pynq.modelfile import load_model, random_model, save_model  # noqa: E402
+from fracbnn_pynq.model import random_model  # noqa: E402
+from fracbnn_pynq.modelfile import load_model, save_model  # noqa: E402
 from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network  # noqa: E402
 from fracbnn_pynq.training import evaluate  # noqa: E402
 from fracbnn_pynq.training import run as run_module  # noqa: E402
 from fracbnn_pynq.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from fracbnn_pynq.training.evaluate import Comparison  # noqa: E402
-from fracbnn_pynq.training.export import Exported, export  # noqa: E402
+from fracbnn_pynq.training.export import Exported, describe, export  # noqa: E402
 from fracbnn_pynq.training.layers import BinaryConv2d  # noqa: E402
 from fracbnn_pynq.training.network import build_network, gated_layers, load_parameters  # noqa: E402
 from fracbnn_pynq.training.quantisers import WEIGHT_CLIP  # noqa: E402
@@ -41,7 +43,7 @@ from fracbnn_pynq.training.start import read_start, start_with  # noqa: E402
 from fracbnn_pynq.training.teacher import distillation, model_teacher  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-native = pytest.mark.skipif(not cpu.available(), reason="native kernels were not built")
+needs_kernels = pytest.mark.skipif(not native.available(), reason="native kernels were not built")
 
 TINY = Recipe(batch=4, float_until=0.5, sizes=((0.0, 0.25), (0.5, 0.5)))
 LEARNING = Recipe(batch=16, peak_rate=1e-2, sizes=((0.0, 0.25), (0.25, 0.5)))
@@ -194,8 +196,10 @@ def test_the_model_says_how_it_was_made(trained: TrainingRun, tmp_path: Path):
         f"| Gates open | {comparison.gates_open:.0%} of the outputs |",
     ):
         assert row in card.splitlines(), row
-    assert "![" not in card  # one measurement is no curve
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["colours.md", "colours.safetensors"]
+    drawn = find_spec("matplotlib") is not None
+    assert ("](colours.png)" in card) == drawn
+    files = ["colours.md", *(["colours.png"] if drawn else []), "colours.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
 
 
 @pytest.mark.parametrize(
@@ -235,7 +239,7 @@ def test_a_card_stays_a_table_whatever_the_names_are(trained: TrainingRun, tmp_p
     [(0.90, 0.90, False), (0.89, 0.90, False), (0.91, 0.90, False), (0.88, 0.90, True), (0.95, 0.90, True)],
 )
 def test_a_difference_between_integers_and_float_is_told(integer: float, in_float: float, warned: bool):
-    lines = Exported(random_model(CIFAR10), Comparison(1000, in_float, integer, 0.97, 0.4)).lines()
+    lines = Exported(random_model(CIFAR10), Comparison(1000, in_float, integer, 0.97, 0.4), 1000).lines()
     assert f"{integer:.2%} as exported (faithful arithmetic), {in_float:.2%} in float" in lines[0]
     assert "on 1000 pictures" in lines[0]
     assert lines[1] == "gates open: 40.0%"
@@ -256,6 +260,17 @@ def test_the_course_of_a_run_is_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
     export(run, tmp_path / "m.safetensors")
     assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
     assert "](m.png)" in (tmp_path / "m.md").read_text()
+
+
+def test_without_matplotlib_there_is_a_reason_for_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    run = tiny(tmp_path / "r", budget=Budget(epochs=1))
+    assert run.run()
+    lines = export(run, tmp_path / "m.safetensors").lines()
+    assert "no picture of the run: Matplotlib is not installed (pip install matplotlib)" in lines
+    assert any(line.startswith("warning: expected at least 200 steps, found a budget of 4") for line in lines)
+    assert not (tmp_path / "m.png").exists()
+    assert "![" not in (tmp_path / "m.md").read_text()
 
 
 def test_reports_are_printed_where_progress_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -320,6 +335,18 @@ def test_a_run_that_is_killed_goes_on_exactly(
     assert state(tmp_path)["state"]["step"] == 5
     assert tiny(tmp_path).run()
     assert same(state(tmp_path), uninterrupted)
+
+
+@pytest.mark.parametrize(("before", "after"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_run_goes_on_on_a_machine_of_another_precision(before: str, after: str, tmp_path: Path):
+    run = tiny(tmp_path, precision=before)
+    stop_after(run, 3)
+    assert not run.run()
+    other = tiny(tmp_path, precision=after)
+    assert (other.resumed, other.precision) == (True, after)
+    assert same(other.module.state_dict(), run.module.state_dict())
+    assert other.run()
+    assert f"in {after}" in describe(other, None, None)
 
 
 def test_a_finished_run_stays_as_it_is(uninterrupted: dict[str, Any], tmp_path: Path):
@@ -481,7 +508,7 @@ def test_distillation_is_the_divergence_of_softened_answers():
     assert float(distillation(torch.tensor(taught), torch.tensor(taught) + 7, 3)) == pytest.approx(0, abs=1e-12)
 
 
-@native
+@needs_kernels
 def test_a_model_as_teacher():
     model = random_model(CIFAR10.with_classes(3), 2)
     pictures = dataset(5).pictures
@@ -528,6 +555,7 @@ def test_other_classes_get_a_last_layer_of_their_own(tmp_path: Path):
         assert torch.equal(value, source[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [CIFAR10, IMAGENET], ids=lambda network: network.name)
 def test_a_model_to_start_with_computes_the_same_and_can_learn(network: Network, tmp_path: Path):
     model = random_model(network, 3)
@@ -565,7 +593,7 @@ def test_accuracy_while_weights_are_real_is_that_of_the_float_network(tmp_path: 
 def test_without_native_kernels_the_reference_measures(monkeypatch: pytest.MonkeyPatch):
     model = random_model(CIFAR10.with_classes(3), 2)
     found = evaluate.answers(evaluate.integer_logits(model), dataset(4))
-    monkeypatch.setattr(cpu, "_native", None)
+    monkeypatch.setattr(native, "extension", None)
     again = evaluate.answers(evaluate.integer_logits(model), dataset(4))
     assert np.array_equal(found, again)
 
@@ -575,3 +603,68 @@ def test_reports_survive_a_restart(uninterrupted: dict[str, Any], tmp_path: Path
     (report,) = tiny(tmp_path).reports
     assert isinstance(report, Report)
     assert (report.progress, report.epochs) == (1, 2)
+
+
+# Other data under the same counts
+
+
+def with_one_pixel(data: Dataset) -> Dataset:
+    pictures = data.pictures.copy()
+    pictures[-1, 2, 31, 31] ^= 1
+    return replace(data, pictures=pictures)
+
+
+def with_one_label(data: Dataset) -> Dataset:
+    labels = data.labels.copy()
+    labels[-1] = (labels[-1] + 1) % 3
+    return replace(data, labels=labels)
+
+
+@pytest.mark.parametrize("change", [with_one_pixel, with_one_label])
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_other_pictures_or_labels_than_the_checkpoints(
+    change: Any, which: str, uninterrupted: dict[str, Any], tmp_path: Path
+):
+    save_checkpoint(tmp_path / "checkpoint.pt", uninterrupted)
+    sets = {"train": dataset(18), "test": dataset(6, seed=1)}
+    run = tiny(tmp_path / "other", **sets)
+    own = run._settings()["pictures"]
+    assert own != tiny(tmp_path / "other", **{**sets, which: change(sets[which])})._settings()["pictures"]
+    with pytest.raises(SourceError, match=r"was started with pictures 18 \(.*\), 6 \(.*\), not .*; start it with"):
+        tiny(tmp_path, **{**sets, which: change(sets[which])})
+
+
+def test_the_same_pictures_from_elsewhere_are_the_same(tmp_path: Path):
+    whole = dataset(24)
+    parts = split(whole, 0.25, 0)
+    assert parts[0].fingerprint() == split(replace(whole, name="moved"), 0.25, 0)[0].fingerprint()
+    assert parts[0].fingerprint() != split(whole, 0.25, 1)[0].fingerprint()
+    np.save(tmp_path / "x.npy", whole.pictures)
+    assert replace(whole, pictures=np.load(tmp_path / "x.npy", mmap_mode="r")).fingerprint() == whole.fingerprint()
+
+
+def test_another_teacher_than_the_checkpoints(tmp_path: Path):
+    classes = ("red", "green", "blue")
+    one, other = (
+        model_teacher(replace(random_model(CIFAR10.with_classes(3), seed), classes=classes), CIFAR10, classes)
+        for seed in (0, 1)
+    )
+    run = tiny(tmp_path, teacher=one)
+    stop_after(run, 1)
+    run.run()
+    assert tiny(tmp_path, teacher=one).resumed
+    for teacher in (other, None):
+        with pytest.raises(SourceError, match=r"was started with teacher [0-9a-f]{16}, not .*; start it with the same"):
+            tiny(tmp_path, teacher=teacher)
+
+
+@pytest.mark.parametrize("key", ["settings", "state_dict", "optimiser", "state"])
+@pytest.mark.parametrize("value", [None, 3, [], {}, {"step": "x"}, {"step": 1}])
+def test_foreign_checkpoints_are_one_line(key: str, value: Any, uninterrupted: dict[str, Any], tmp_path: Path):
+    save_checkpoint(tmp_path / "checkpoint.pt", {**uninterrupted, key: value})
+    with pytest.raises(SourceError) as caught:
+        tiny(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'checkpoint.pt'}: ")
+    assert "--restart" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600

@@ -1,55 +1,43 @@
-"""The CPU engine: native XNOR-popcount kernels, the same bits as the reference, many times faster.
+"""The CPU engine: native kernels, the same bits as the reference, many times faster.
 
-The kernels are C behind CPython's stable ABI (native/), chosen at run time for the processor: AVX-512 with VPOPCNT,
-AVX2, NEON, or 64-bit popcounts. They run without the GIL; batches are split over threads.
+The kernels (:mod:`fracbnn_pynq.native`) are chosen at run time for the processor: AVX-512 with VPOPCNT, AVX2, NEON, or
+64-bit popcounts. They run without the GIL. Threads share a batch picture by picture, each taking the next, so that one
+that the system holds up delays one picture; fewer ImageNet pictures than threads are shared layer by layer.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arithmetic import FLOAT, IMAGENET_2021, get_arithmetic
+from .. import native
+from ..arithmetic import FLOAT, IMAGENET_2021, arithmetic_for
+from ..cpus import check_threads
 from ..errors import BackendError, PictureError
-from ..modelfile import Model
+from ..model import Model
 from ..networks import THERMOMETER_LEVELS
 from ..thermometer import LEVELS
-from . import check_images
 from .plan import Plan
 
-try:
-    from . import _native
-except ImportError:  # installed without a C compiler
-    _native = None  # type: ignore[assignment]
+_WORTH_SHARING = 1_000_000_000
+"""Binary multiply-accumulates from which a single picture is worked on by several threads: waiting for each other at
+every layer and waking up cost more than a second core gains on CIFAR-10's 50 million, and little of ImageNet's 5
+billion (benchmarks/README.md)."""
 
 _SAME_LEVELS = np.arange(256, dtype=np.uint8)
-
-
-def available() -> bool:
-    """Whether the native kernels were built when this package was installed."""
-    return _native is not None
-
-
-def engines() -> list[str]:
-    """The kernels this processor can run, fastest first; empty where they were not built."""
-    return [name for name, _ in _native.engines()] if _native is not None else []
-
-
-def usable_cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class CpuBackend:
     """Runs ``model`` with native kernels.
 
-    ``threads``: how many to use for a batch (``None``: every processor this process may use). ``engine``: a name from
-    :func:`engines` (``None``: the fastest).
+    ``threads``: how many to use (``None``: every processor this process may use). ``engine``: a name from
+    :func:`fracbnn_pynq.native.engines` (``None``: the fastest).
 
     Raises :class:`~fracbnn_pynq.errors.BackendError` where the kernels are missing, the engine does not run on this
     processor, or the arithmetic is not defined for the model's network.
@@ -61,28 +49,30 @@ class CpuBackend:
         self, model: Model, arithmetic: str = "faithful", *, threads: int | None = None, engine: str | None = None
     ) -> None:
         self.network = model.network
-        self.arithmetic = get_arithmetic(arithmetic, model.network)
+        self.arithmetic = arithmetic_for(model, arithmetic)
         if self.arithmetic is FLOAT:
             raise BackendError("the cpu backend computes in integers; arithmetic 'float' needs backend 'reference'")
-        if _native is None:
-            raise BackendError(
-                "the native kernels are missing: this package was installed without a C compiler; install gcc and "
-                "reinstall it, or use backend 'reference'"
-            )
-        known = dict(_native.engines())
+        known = native.engines()
+        if not known:
+            raise BackendError(native.MISSING, advice=f"{native.MISSING_ADVICE}, or use backend 'reference'")
         self.engine = engine or next(iter(known))
         if self.engine not in known:
             raise BackendError(f"engine: expected one of {', '.join(known)} on this processor, found {engine!r}")
-        self.threads = usable_cpus() if threads is None else threads
-        if self.threads < 1:
-            raise BackendError(f"threads: expected at least 1, found {threads}")
-        self._plan = Plan(model, self.arithmetic, layout=known[self.engine])
+        self.threads = check_threads(threads)
+        self._plan = Plan(model, self.arithmetic, engine=self.engine)
+        products = (
+            layer.out_size**2 * layer.kernel**2 * layer.in_channels * layer.out_channels
+            for layer in model.network.layers
+        )
+        self._shares_pictures = sum(products) >= _WORTH_SHARING
         self._pool: ThreadPoolExecutor | None = None
         self._pool_lock = threading.Lock()
+        self._closed = False
+        _backends.add(self)
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 RGB pictures [N, S, S, 3] to float32 logits [N, classes]."""
-        check_images(images, self.network)
+        self.network.check_images(images)
         return self._run(images, LEVELS, None)
 
     def logits_from_levels(self, levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -100,15 +90,29 @@ class CpuBackend:
         self._run(levels, _SAME_LEVELS, codes)
         return np.ascontiguousarray(codes.transpose(0, 3, 1, 2))
 
+    @property
+    def timings(self) -> Mapping[str, float]:
+        """Empty: this engine has no stages."""
+        return {}
+
+    def counters(self) -> Mapping[str, int]:
+        """Empty: nothing counts here."""
+        return {}
+
+    def describe(self) -> dict[str, str]:
+        """See :class:`~fracbnn_pynq.backends.Backend`."""
+        return {"backend": self.name, "arithmetic": self.arithmetic.name, "engine": self.engine}
+
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, once the calls that are running have their results; later ones raise BackendError."""
         with self._pool_lock:
-            if self._pool is not None:
-                self._pool.shutdown()
-                self._pool = None
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
 
     def _check_levels(self, levels: npt.NDArray[np.uint8]) -> None:
-        check_images(levels, self.network)
+        self.network.check_images(levels)
         if levels.size and int(levels.max()) > THERMOMETER_LEVELS:
             raise PictureError(f"expected thermometer levels 0..{THERMOMETER_LEVELS}, found {int(levels.max())}")
 
@@ -122,34 +126,54 @@ class CpuBackend:
         count = len(pictures)
         logits = np.empty((count, self.network.classes), np.float32)
 
-        def work(start: int, stop: int) -> None:
-            _native.run(
-                self.engine,
-                self._plan.address,
-                _address(table),
-                _address(pictures) + start * pictures.strides[0],
-                stop - start,
-                _address(logits) + start * logits.strides[0],
-                0 if codes is None else _address(codes) + start * codes.strides[0],
-            )
+        by_picture = count >= self.threads or not self._shares_pictures
+        helpers = max(0, (min(self.threads, count) if by_picture else self.threads) - 1) if count else 0
+        team = native.Team(pieces=not by_picture) if helpers else None
 
-        parts = min(self.threads, count)
-        if parts <= 1:
-            work(0, count)
-            return logits
-        bounds = [count * i // parts for i in range(parts + 1)]
-        with self._pool_lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="fracbnn-cpu")
-            pool = self._pool
-        own, *rest = itertools.pairwise(bounds)
-        others = [pool.submit(work, *part) for part in rest]
-        work(*own)
+        def work() -> None:
+            native.run(self.engine, self._plan.words, table, pictures, logits, codes, team)
+
+        others = self._start(work if team is None or by_picture else team.help, helpers)
+        try:
+            work()
+        finally:
+            if team is not None:
+                team.dismiss()
         for other in others:
-            other.result()
+            if not other.cancel():  # who has not come by now is not needed
+                other.result()
         return logits
 
+    def _start(self, work: Callable[[], None], count: int) -> list[Future[None]]:
+        """``work`` in up to ``count`` further threads; in fewer where there cannot be as many."""
+        started: list[Future[None]] = []
+        with self._pool_lock:
+            if self._closed:
+                raise BackendError("this engine has been closed", advice="load another one")
+            if not count:
+                return []
+            pool = self._pool or ThreadPoolExecutor(self.threads - 1, thread_name_prefix="fracbnn-cpu")
+            self._pool = pool
+            for _ in range(count):
+                try:
+                    started.append(pool.submit(work))
+                except RuntimeError:  # the interpreter is ending, or the system has no more threads
+                    break
+        return started
 
-def _address(array: npt.NDArray[np.generic]) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+    def _forget_threads(self) -> None:
+        """In a forked process: the threads are not in it, and the lock may have been held by one of them."""
+        self._pool = None
+        self._pool_lock = threading.Lock()
+
+
+_backends: weakref.WeakSet[CpuBackend] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for backend in list(_backends):
+        backend._forget_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

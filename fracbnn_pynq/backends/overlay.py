@@ -1,7 +1,6 @@
 """The overlay engine: a published accelerator on an Ultra96-V2, or on the simulated one.
 
-The public CIFAR-10 bitstream has its weights built in, those of ``cifar10-authors``; the ImageNet one is given its
-weights at run time. The simulated board builds its CIFAR-10 bitstream from whatever model it is asked for.
+Which board and which bitstream is for :mod:`fracbnn_pynq.selection` to say.
 """
 
 from __future__ import annotations
@@ -9,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -20,34 +17,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arithmetic import IMAGENET_2021, get_arithmetic
-from ..board.catalog import OverlayArtifact, get_overlay
-from ..board.checks import raise_for_errors
-from ..board.environment import Machine
-from ..board.fetch import locate
-from ..board.filechecks import check_before_start
-from ..board.lock import BoardLock
-from ..errors import BackendError, DownloadError, FracBNNError, OverlayError
-from ..modelfile import Model
+from ..arithmetic import arithmetic_for, get_arithmetic
+from ..doctor.checks import raise_for_errors
+from ..doctor.environment import Machine, board_checks, pynq_advice, pynq_check, pynq_installed
+from ..doctor.files import check_before_start
+from ..errors import BackendError, OverlayError
+from ..model import Model
 
 if TYPE_CHECKING:
     from ..board.accelerator import Accelerator
 
 log = logging.getLogger(__name__)
 
-LATENCY_VARIABLE = "FRACBNN_SIM_LATENCY"
-SIMULATED_TIMEOUT_S = 10.0
-"""A simulated core computes on this machine's processor, where its first run takes a second or two."""
-
-_BUILDS = {"cifar10": ("cifar10-2020", "cifar10-2021"), "imagenet": ("imagenet-2021",)}
-"""Arithmetics of the builds the simulated board has, the published overlay's first."""
-
-_simulation = threading.Lock()
-"""Held while a simulated board exists: pynq has one active device per process."""
-
 
 class OverlayBackend:
-    """Runs a model on an accelerator. Use :meth:`open`. May be used from several threads.
+    """Runs a model on an accelerator. May be used from several threads.
+
+    Made by :meth:`load`, or by :func:`fracbnn_pynq.selection.open_overlay`, which finds bitstream and board.
 
     ``accelerator``: the accelerator itself; ``simulated``: whether the board is.
     """
@@ -62,58 +48,50 @@ class OverlayBackend:
         self.arithmetic = get_arithmetic(arithmetic, self.network)
         self.simulated = simulated
         # Also when nobody holds this any more, and at the end of the process: a core must not be left running.
-        self._finalizer = weakref.finalize(self, resources.close)
+        self._finalizer = weakref.finalize(self, _close, os.getpid(), resources)
 
     @classmethod
-    def open(
+    def load(
         cls,
+        bit: Path,
         model: Model,
+        arithmetic: str,
         *,
-        model_name: str | None,
-        board: str = "auto",
-        arithmetic: str = "auto",
+        part: str | None,
+        design_mhz: float | None = None,
         timeout_s: float | None = None,
-        lock: Path | str | None = None,
-        simulation: Mapping[str, Any] | None = None,
+        simulated: bool = False,
+        resources: contextlib.ExitStack,
     ) -> OverlayBackend:
-        """Load the overlay for ``model`` and make its accelerator ready.
+        """Load a bitstream onto the board and make its accelerator ready for ``model``.
 
-        ``model_name``: the name under which a bitstream may have the model built in. ``board``: ``real``,
-        ``simulated``, or ``auto`` for the real one if this is one. ``arithmetic``: ``auto``, or the core's own name for
-        it. ``timeout_s``: how long a run may take. ``lock``: the lock file by which processes keep apart (``None``: the
-        usual one on a real board, none on a simulated one, which every process has of its own). ``simulation``: options
-        for :func:`fracbnn_pynq.simulator.install`; FRACBNN_SIM_LATENCY gives its latency.
+        ``part``: the board's device and package, ``None`` where unknown. ``design_mhz``: the clock the bitstream was
+        built for (``None``: what its hand-off file says). ``timeout_s``: how long a run may take. ``resources`` are
+        taken over, and closed after the accelerator; where this raises they stay the caller's.
 
-        Raises :class:`~fracbnn_pynq.errors.BackendError`, saying what to do, where that cannot be: another model's
-        weights are in the bitstream, the overlay has not been fetched, this is no board, pynq is missing, the board is
-        in use. A process can have one board at a time, real or simulated.
+        Raises :class:`~fracbnn_pynq.errors.BackendError`, saying what to do, where the files do not fit the board, it
+        cannot be used, or pynq is missing.
         """
-        overlay = get_overlay(model.network.name)
-        if IMAGENET_2021.network == model.network.name:
-            log.warning("the accelerator computes in %s: %s", IMAGENET_2021.name, IMAGENET_2021.summary)
-        if board == "auto":
-            board = _detected_board()
-        chosen = _core_arithmetic(overlay, board, arithmetic)
-        with contextlib.ExitStack() as resources:
-            part: str | None
-            if board == "simulated":
-                bit, part = _simulate(resources, model, chosen, dict(simulation or {}))
-                if lock is not None:
-                    resources.callback(BoardLock(lock).release)
-                timeout_s = timeout_s or SIMULATED_TIMEOUT_S
-            else:
-                _check_built_in(overlay, model_name)
-                bit, part = _fetched(overlay), Machine().board_part
-                resources.callback(BoardLock(lock).release)
-            design_mhz = None if board == "simulated" else overlay.clock_mhz
-            accelerator = _accelerate(bit, part, model, design_mhz, timeout_s)
-            resources.callback(accelerator.close)
-            return cls(accelerator, chosen, resources.pop_all(), simulated=board == "simulated")
+        arithmetic_for(model, arithmetic)  # raises before anything is taken over
+        accelerator = _accelerate(bit, part, model, design_mhz, timeout_s, simulated)
+        owned = contextlib.ExitStack()
+        owned.push(resources.pop_all())
+        owned.callback(accelerator.close)  # which comes first: it needs them
+        return cls(accelerator, arithmetic, owned, simulated=simulated)
 
     @property
     def timings(self) -> Mapping[str, float]:
         """Milliseconds per picture of the last call, by stage; see :data:`fracbnn_pynq.board.stages.STAGES`."""
         return self.accelerator.timings
+
+    def counters(self) -> Mapping[str, int]:
+        """See :class:`~fracbnn_pynq.backends.Backend`; the published cores count nothing."""
+        return self.accelerator.counters()
+
+    def describe(self) -> dict[str, str]:
+        """What computes: ``backend``, ``arithmetic`` and ``board``, "real" or "simulated"."""
+        board = "simulated" if self.simulated else "real"
+        return {"backend": self.name, "arithmetic": self.arithmetic.name, "board": board}
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 RGB pictures [N, S, S, 3] to float32 logits [N, classes].
@@ -131,57 +109,16 @@ class OverlayBackend:
         self._finalizer()
 
 
-def _detected_board() -> str:
-    if Machine().is_board:
-        return "real"
-    raise BackendError(
-        "board: expected a board, found a machine without programmable logic; for the simulated Ultra96-V2 use "
-        "--board simulated (or FRACBNN_BOARD=simulated), without an accelerator --backend cpu"
-    )
+def _close(process: int, resources: contextlib.ExitStack) -> None:
+    """Give back what ``process`` has; in one forked from it there is nothing to give back."""
+    if process == os.getpid():
+        resources.close()
+    else:
+        _others.append(resources)
 
 
-def _core_arithmetic(overlay: OverlayArtifact, board: str, arithmetic: str) -> str:
-    possible = _BUILDS[overlay.network] if board == "simulated" else (overlay.arithmetic,)
-    chosen = overlay.arithmetic if arithmetic == "auto" else arithmetic
-    if chosen not in possible:
-        raise BackendError(
-            f"arithmetic: the {overlay.network} core computes in {' or '.join(possible)}, not in {arithmetic!r}; leave "
-            f"it at auto, or use --backend cpu"
-        )
-    return chosen
-
-
-def _check_built_in(overlay: OverlayArtifact, model_name: str | None) -> None:
-    if overlay.model is not None and model_name != overlay.model:
-        raise BackendError(
-            f"the bitstream of {overlay.name} has the weights of {overlay.model} built in and cannot run "
-            f"{model_name or 'another model'}; use --model {overlay.model}, or --backend cpu"
-        )
-
-
-def _fetched(overlay: OverlayArtifact) -> Path:
-    try:
-        return locate(overlay)["bitstream"]
-    except DownloadError as error:
-        raise BackendError(f"{error}: run 'fracbnn overlays fetch {overlay.name}'") from error
-
-
-def _simulate(
-    resources: contextlib.ExitStack, model: Model, arithmetic: str, options: dict[str, Any]
-) -> tuple[Path, str]:
-    """Put a simulated board into place until ``resources`` are closed: its bitstream for ``model``, and its part."""
-    from .. import simulator  # noqa: PLC0415 - boards do not need it
-
-    if not _simulation.acquire(blocking=False):
-        raise BackendError(
-            "the simulated board is in use by this process: close the classifier that uses it first (with "
-            "Classifier.close() or a with block); a process can have one board at a time"
-        )
-    resources.callback(_simulation.release)
-    options.setdefault("latency", os.environ.get(LATENCY_VARIABLE) or "published")
-    device = resources.enter_context(simulator.install(model=model, **options))
-    folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="fracbnn-simulated-"))
-    return simulator.write_overlay(folder, model.network.name, arithmetic=arithmetic), device.part
+_others: list[contextlib.ExitStack] = []
+"""What belongs to the process this one was forked from, kept from being collected, which would close it."""
 
 
 def _check_before_start(bit: Path, part: str | None) -> None:
@@ -193,26 +130,38 @@ def _check_before_start(bit: Path, part: str | None) -> None:
     raise_for_errors(checks)
 
 
+def _what_is_missing(simulated: bool) -> str:
+    """What the checks of this machine find, as advice; where they find nothing, what else there is to look at."""
+    if simulated:
+        return pynq_advice() if not pynq_installed() else ""
+    machine = Machine()
+    checks = (pynq_check("real", machine), *board_checks(machine, "real"))
+    wrong = [f"{check.name}: {check.found} ({check.advice})" for check in checks if check.status == "error"]
+    return "; ".join(wrong) or (
+        "what a board needs is here, so look at what the kernel says (dmesg), and try again after ending other "
+        "programs that use pynq"
+    )
+
+
 def _accelerate(
-    bit: Path, part: str | None, model: Model, design_mhz: float | None, timeout_s: float | None
+    bit: Path, part: str | None, model: Model, design_mhz: float | None, timeout_s: float | None, simulated: bool
 ) -> Accelerator:
     """Load the bitstream onto a board with ``part`` and make the accelerator for ``model``'s network."""
     try:
-        pynq = import_module("pynq")
+        import_module("pynq")
         accelerators = import_module("..board.accelerators", __package__)
-    except ImportError as error:
-        message = f"the overlay backend needs pynq: {error}; install it with: pip install 'fracbnn-pynq[board]'"
-        raise BackendError(message) from error
+        loading = import_module("..board.loading", __package__)
+    except Exception as error:  # on a board pynq imports XRT's module, which fails in ways of its own
+        raise BackendError(
+            f"the overlay backend needs pynq: {type(error).__name__}: {error}", advice=_what_is_missing(simulated)
+        ) from error
     make: Callable[..., Accelerator] = accelerators.create_accelerator
     _check_before_start(bit, part)
     try:
-        overlay = pynq.Overlay(os.fspath(bit))
-    except FracBNNError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        raise OverlayError(
-            f"{bit} could not be loaded: {error}. Run as root, with XILINX_XRT set (source "
-            f"/etc/profile.d/xrt_setup.sh), on the board the bitstream was made for; 'fracbnn doctor' checks this"
-        ) from error
+        overlay = loading.load_overlay(bit)
+    except OverlayError as error:
+        if error.advice:
+            raise
+        raise OverlayError(error.message, advice=_what_is_missing(simulated)) from error.__cause__
     options: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
     return make(overlay, model, design_mhz=design_mhz, **options)

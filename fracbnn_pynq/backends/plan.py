@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import faithful
+from .. import faithful, native
 from ..arithmetic import FAITHFUL, IMAGENET_2021, Arithmetic, PublishedArithmetic, quantise_published
 from ..fixedpoint import Raw
-from ..modelfile import Model, unpack_weight
+from ..hostclassifier import host_classifier
+from ..model import Model, unpack_weight
 from ..networks import THERMOMETER_LEVELS, GatedLayer
-from .published import ImageNetRules, gate_at, host_classifier, overlaps
+from .published import ImageNetRules, gate_at, overlaps
 
 LANES = 16
 STEM_LEVELS = THERMOMETER_LEVELS + 2
@@ -24,17 +25,52 @@ FAITHFUL_MAP, FAITHFUL_CODES = 0, 1
 Int32 = npt.NDArray[np.int32]
 
 
-class Plan:
-    """Arrays of a plan, kept alive together. ``address`` is where the C side finds it.
+class _Arrays:
+    """Arrays for the C side, kept alive together."""
 
-    ``layout`` names the layout of the weights that the engine reads: "rows" or "lanes".
+    def __init__(self, layout: str) -> None:
+        self._arrays: list[npt.NDArray[Any]] = []
+        self._layout = layout
+
+    def _keep(self, array: npt.NDArray[Any], dtype: npt.DTypeLike) -> int:
+        """Address of a 64-byte aligned copy of ``array`` that lives as long as this object."""
+        source = np.ascontiguousarray(array, dtype)
+        room = np.zeros(source.nbytes + 64, np.uint8)
+        offset = -room.ctypes.data % 64
+        room[offset : offset + source.nbytes] = source.reshape(-1).view(np.uint8)
+        self._arrays.append(room)
+        return int(room.ctypes.data) + offset
+
+    def _keep_weight(self, weight: npt.NDArray[np.int8], layer: GatedLayer) -> tuple[int, int]:
+        """Addresses of the weights in the engine's layout and of the sums' starts."""
+        packed = _row_weights(weight) if self._layout == "rows" else _lane_weights(weight)
+        return self._keep(packed, packed.dtype), self._keep(_start(weight, layer), np.int32)
+
+
+class Plan(_Arrays):
+    """Arrays of a plan. ``words`` int64 is the ``struct fb_plan`` the C side reads.
+
+    ``engine``: a name of :func:`fracbnn_pynq.native.engines`. ``sums_of``: fused tables to
+    use in place of the model's; the logits are then what its classifier makes of the last map's sums, not of means.
     """
 
-    def __init__(self, model: Model, arithmetic: Arithmetic, *, layout: str) -> None:
-        self._arrays: list[npt.NDArray[Any]] = []
+    def __init__(
+        self,
+        model: Model,
+        arithmetic: Arithmetic,
+        *,
+        engine: str,
+        sums_of: faithful.FusedTables | None = None,
+    ) -> None:
+        super().__init__(native.engines()[engine])
         self._model = model
-        self._layout = layout
-        tables = _faithful_tables(model) if arithmetic is FAITHFUL else _published_tables(model, arithmetic)
+        if sums_of is not None:
+            tables = _faithful_tables(model, sums_of)
+            tables.fc_divisor, tables.fc_step = 1, np.ones(model.network.classes)
+        elif arithmetic is FAITHFUL:
+            tables = _faithful_tables(model, faithful.fuse(model))
+        else:
+            tables = _published_tables(model, arithmetic)
         network, stem = model.network, model.network.stem
         layers = [self._layer(layer, tables) for layer in network.layers]
         head = [
@@ -53,21 +89,14 @@ class Plan:
             tables.fc_divisor,
             self._keep(tables.fc_offset, np.int64),
             self._keep(tables.fc_step, np.float64),
+            0,
         ]
-        self.address = self._keep(np.array(head), np.int64)
-
-    def _keep(self, array: npt.NDArray[Any], dtype: npt.DTypeLike) -> int:
-        """Address of a 64-byte aligned copy of ``array`` that lives as long as the plan."""
-        source = np.ascontiguousarray(array, dtype)
-        room = np.zeros(source.nbytes + 64, np.uint8)
-        offset = -room.ctypes.data % 64
-        room[offset : offset + source.nbytes] = source.reshape(-1).view(np.uint8)
-        self._arrays.append(room)
-        return int(room.ctypes.data) + offset
+        self.words = np.array(head, np.int64)
+        prepared = native.prepare(engine, self.words)
+        if prepared is not None:
+            self._arrays.append(prepared)
 
     def _layer(self, layer: GatedLayer, tables: _Tables) -> list[int]:
-        weight = unpack_weight(self._model.layers[layer.name].weight)
-        packed = _row_weights(weight) if self._layout == "rows" else _lane_weights(weight)
         return [
             layer.in_channels,
             layer.out_channels,
@@ -80,10 +109,49 @@ class Plan:
             tables.sum_bits,
             tables.wraps_tiles(layer),
             bool(tables.overlap and overlaps(layer)),
-            self._keep(packed, packed.dtype),
-            self._keep(_start(weight, layer), np.int32),
+            *self._keep_weight(unpack_weight(self._model.layers[layer.name].weight), layer),
             self._keep(tables.layers[layer.name], np.int32),
         ]
+
+
+class LayerPlan(_Arrays):
+    """One layer of the published ImageNet core, to run alone. ``words`` int64 is its ``struct fb_layer``.
+
+    ``weight`` int8 [out, k, k, in], +1 or -1. ``raw``: parameters as the core holds them, int64 [8, out]; ``None`` for
+    sums only, M and L both, whatever the gate. ``exact``: sums as the network defines them, not as the core has them.
+    """
+
+    def __init__(
+        self,
+        layer: GatedLayer,
+        weight: npt.NDArray[np.int8],
+        raw: Raw | None = None,
+        *,
+        layout: str,
+        exact: bool = False,
+    ) -> None:
+        super().__init__(layout)
+        if raw is None:
+            table = np.zeros((8, layer.out_channels), np.int64)
+            table[0] = -(1 << 15)
+        else:
+            table = _published_rows(IMAGENET_2021, raw)
+        fields = [
+            layer.in_channels,
+            layer.out_channels,
+            layer.in_size,
+            layer.out_size,
+            layer.kernel,
+            layer.stride,
+            PUBLISHED_RULES[IMAGENET_2021.name],
+            True,
+            0 if exact else ImageNetRules.SUM_BITS,
+            layer.kernel == 1 and not exact,
+            raw is not None and overlaps(layer),
+            *self._keep_weight(weight, layer),
+            self._keep(table, np.int32),
+        ]
+        self.words = np.array(fields, np.int64)
 
 
 class _Tables:
@@ -109,8 +177,7 @@ class _Tables:
         return self.sum_bits > 0 and layer.kernel == 1
 
 
-def _faithful_tables(model: Model) -> _Tables:
-    fused = faithful.fuse(model)
+def _faithful_tables(model: Model, fused: faithful.FusedTables) -> _Tables:
     tables = _Tables(model)
     tables.rules = (FAITHFUL_MAP if model.network.shortcut_bits is None else FAITHFUL_CODES, FAITHFUL_MAP)
     tables.stem = _fused_rows(fused.stem)
@@ -134,9 +201,7 @@ def _published_tables(model: Model, arithmetic: Arithmetic) -> _Tables:
     tables.stem = np.zeros((8, model.network.stem.out_channels), np.int64)
     tables.stem[1:3] = raw.stem
     for layer in model.network.layers:
-        rows = raw.layers[layer.name]
-        # The first row, the threshold, becomes the smallest M that opens the gate: one compare for every arithmetic.
-        tables.layers[layer.name] = np.concatenate([gate_at(arithmetic, rows[0])[None], rows[1:]])
+        tables.layers[layer.name] = _published_rows(arithmetic, raw.layers[layer.name])
     if arithmetic.network == IMAGENET_2021.network:
         tables.sum_bits = ImageNetRules.SUM_BITS
         tables.overlap = arithmetic.overlap
@@ -147,6 +212,11 @@ def _published_tables(model: Model, arithmetic: Arithmetic) -> _Tables:
     else:
         tables.fc = (raw.fc_weight.astype(np.int32), raw.fc_bias.astype(np.int32))
     return tables
+
+
+def _published_rows(arithmetic: PublishedArithmetic, raw: Raw) -> Raw:
+    """The threshold becomes the smallest M that opens the gate: one compare for every arithmetic."""
+    return np.concatenate([gate_at(arithmetic, raw[0])[None], raw[1:]])
 
 
 def stem_lookup(weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:

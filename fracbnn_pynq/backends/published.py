@@ -8,14 +8,14 @@ assignment are exact; RND and SAT happen at the assignment.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic import PublishedArithmetic, quantise_published
 from ..fixedpoint import Format, Raw, divide_toward_zero, shift_half_up, wrap
-from ..modelfile import Model, quantise_rows
+from ..hostclassifier import host_classifier
+from ..model import Model
 from ..networks import GatedLayer
 from .rules import Gate, Map, TileLimit, duplicated, pooled_parts
 
@@ -25,6 +25,12 @@ def two_thirds(arithmetic: PublishedArithmetic, msb: Raw) -> Raw:
     feature = arithmetic.feature
     product = feature.saturate(msb << feature.fraction) * arithmetic.two_thirds
     return feature.saturate(shift_half_up(product, arithmetic.parameter.fraction))
+
+
+def with_third(arithmetic: PublishedArithmetic, value: Raw, lsb: Raw) -> Raw:
+    """``value``, a raw feature number, plus 1/3 L as the ImageNet core adds it."""
+    finer = arithmetic.parameter.fraction - arithmetic.feature.fraction
+    return arithmetic.feature.saturate(shift_half_up((value << finer) + lsb * arithmetic.third, finer))
 
 
 def gate_opens(arithmetic: PublishedArithmetic, msb: Raw, threshold: Raw) -> Gate:
@@ -142,32 +148,46 @@ class ImageNetRules(PublishedRules):
         return np.searchsorted([3, 8, 13], current, side="right").astype(np.int8)
 
     def gated(self, layer: GatedLayer, msb: Raw, lsb: Raw, current: Map) -> tuple[Gate, Map]:
-        a, w, f = self._a, self._w, self._f
+        gate, finish = self._begin(layer, msb, lsb)
+        if self._a.overlap and overlaps(layer):
+            return gate, _finish_in_place(current, self.pooled, finish)
+        shortcut = self.pooled(current) if layer.stride == 2 else current
+        return gate, finish(slice(None), slice(None), duplicated(layer, shortcut))
+
+    def shortcut_read(self, layer: GatedLayer, msb: Raw, lsb: Raw, current: Map) -> Map:
+        """The shortcut codes that the layer which overwrites its shortcut really reads: [N, H/2, W/2, C]."""
+        _, finish = self._begin(layer, msb, lsb)
+        seen = np.empty(msb.shape, np.int64)
+
+        def watched(rows: slice, channels: slice, codes: Raw) -> Raw:
+            seen[:, rows, :, channels] = codes
+            return finish(rows, channels, codes)
+
+        _finish_in_place(current, self.pooled, watched)
+        return seen
+
+    def logits(self, last: Map) -> npt.NDArray[np.float32]:
+        return self._classifier.logits(last.sum(axis=(1, 2)))
+
+    def _begin(self, layer: GatedLayer, msb: Raw, lsb: Raw) -> tuple[Gate, Callable[[slice, slice, Raw], Raw]]:
+        """The gates, and what makes output codes of some rows and channels from their shortcut codes."""
+        a, w = self._a, self._w
         threshold, bn1_weight, bn1_bias, shift_x, slope, shift_y, bn2_weight, bn2_bias = self._tables.layers[layer.name]
         value = two_thirds(a, msb)
         gate = self._gate(msb, threshold)
-        added = np.where(gate, lsb * a.third, 0)
-        value = self._saturate(shift_half_up((value << (w - f)) + added, w - f))
+        value = np.where(gate, with_third(a, value, lsb), value)
         value = self._rprelu(self._scaled_bias(value, bn1_weight, bn1_bias), shift_x, slope, shift_y)
 
         def finish(rows: slice, channels: slice, codes: Raw) -> Raw:
             total = self._shift(value[:, rows, :, channels], codes * self.CODE_STEP - (1 << w))
             return self._code(self._scaled_bias(total, bn2_weight[channels], bn2_bias[channels]))
 
-        if a.overlap and overlaps(layer):
-            return gate, _finish_in_place(current, self._pooled, finish)
-        shortcut = self._pooled(current) if layer.stride == 2 else current
-        return gate, finish(slice(None), slice(None), duplicated(layer, shortcut))
-
-    def logits(self, last: Map) -> npt.NDArray[np.float32]:
-        return self._classifier.logits(last.sum(axis=(1, 2)))
+        return gate, finish
 
     def _code(self, raw: Raw) -> Raw:
-        """4-bit code of a feature-map number, ties down."""
-        result: Raw = np.clip(((raw + (1 << self._f)) * 30 + 31) >> 6, 0, 15)
-        return result
+        return imagenet_code(raw)
 
-    def _pooled(self, current: Map) -> Map:
+    def pooled(self, current: Map) -> Map:
         """Codes of the 2x2 means of codes, computed on feature-map numbers."""
         drop = self._w - self._f
         values = self._saturate(shift_half_up(current * self.CODE_STEP - (1 << self._w), drop))
@@ -178,40 +198,10 @@ class ImageNetRules(PublishedRules):
         return self._code(divide_toward_zero(total, 4))
 
 
-@dataclass(frozen=True)
-class HostClassifier:
-    """The ImageNet core's classifier, which runs on the host, as exact integers.
-
-    Code q stands for q * 2/15 - 1, so with s the code sums over 49 positions and w = ``weight`` * 2**-exponent the
-    logit is ``(scale * sum(weight * s) + offset) * step / divisor + bias``; ``step`` = 2**-exponent. float64 holds
-    everything before the division exactly.
-    """
-
-    weight: npt.NDArray[np.float64]
-    bias: npt.NDArray[np.float64]
-    offset: Raw
-    step: npt.NDArray[np.float64]
-    scale: int = 2
-    divisor: int = 15 * 49
-
-    def logits(self, sums: Raw) -> npt.NDArray[np.float32]:
-        """``sums`` int64 [N, 1024] to float32 [N, 1000]."""
-        # Integers below 2**53 throughout, so float64 products are exact in any order, and NumPy is fast with them.
-        return self._logits(sums.astype(np.float64) @ self.weight.T)
-
-    def logits_of_one(self, sums: Raw) -> npt.NDArray[np.float32]:
-        """``sums`` int64 [1024] to float32 [1000], computed by this thread alone: BLAS threads would go on spinning."""
-        return self._logits(np.einsum("ij,j->i", self.weight, sums.astype(np.float64)))
-
-    def _logits(self, products: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        return ((self.scale * products + self.offset) * self.step / self.divisor + self.bias).astype(np.float32)
-
-
-def host_classifier(model: Model) -> HostClassifier:
-    """The classifier of ``model`` for results of the published ImageNet core."""
-    weight, exponent = quantise_rows(model.fc_weight)
-    offset = -HostClassifier.divisor * weight.sum(axis=1, dtype=np.int64)
-    return HostClassifier(weight.astype(np.float64), model.fc_bias, offset, np.ldexp(1.0, -exponent.astype(np.int64)))
+def imagenet_code(raw: Raw) -> Raw:
+    """4-bit code of a raw number of the ImageNet core's feature format, ties down."""
+    result: Raw = np.clip(((raw + 16) * 30 + 31) >> 6, 0, 15)
+    return result
 
 
 def gate_at(arithmetic: PublishedArithmetic, threshold: Raw) -> Raw:

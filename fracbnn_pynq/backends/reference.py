@@ -7,20 +7,19 @@ of the ImageNet core), then the arithmetic's own rules (:mod:`.rules`, :mod:`.pu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arithmetic import FAITHFUL, FLOAT, IMAGENET_2021, PublishedArithmetic, get_arithmetic
+from ..arithmetic import FAITHFUL, FLOAT, IMAGENET_2021, PublishedArithmetic, arithmetic_for
 from ..errors import BackendError
 from ..fixedpoint import Raw
-from ..modelfile import Model, unpack_weight
+from ..model import Model, unpack_weight
 from ..networks import GatedLayer, Stem
 from ..thermometer import planes
-from . import check_images
 from .published import Cifar10Rules, ImageNetRules
 from .rules import FaithfulRules, FloatRules, Rules
 
@@ -57,7 +56,7 @@ class ReferenceBackend:
 
     def __init__(self, model: Model, arithmetic: str = "faithful") -> None:
         self.network = model.network
-        self.arithmetic = get_arithmetic(arithmetic, model.network)
+        self.arithmetic = arithmetic_for(model, arithmetic)
         self._rules = _make_rules(model, self.arithmetic)
         self._stem_weight = unpack_weight(model.stem_weight)
         self._weights = {name: unpack_weight(layer.weight) for name, layer in model.layers.items()}
@@ -77,7 +76,7 @@ class ReferenceBackend:
 
         With ``layers``, also what every layer computed, in network order; keep the batch small, all of it is in memory.
         """
-        check_images(images, self.network)
+        self.network.check_images(images)
         if layers:
             traces = list(self._walk(planes(images)))
             return self._rules.logits(traces[-1].output), traces
@@ -93,6 +92,19 @@ class ReferenceBackend:
         if self.arithmetic.name != IMAGENET_2021.name:
             raise BackendError(f"the result map exists in {IMAGENET_2021.name} only, not in {self.arithmetic.name}")
         return np.ascontiguousarray(self._last_map(inputs).transpose(0, 3, 1, 2).astype(np.uint8))
+
+    @property
+    def timings(self) -> Mapping[str, float]:
+        """Empty: this engine has no stages."""
+        return {}
+
+    def counters(self) -> Mapping[str, int]:
+        """Empty: nothing counts here."""
+        return {}
+
+    def describe(self) -> dict[str, str]:
+        """See :class:`~fracbnn_pynq.backends.Backend`."""
+        return {"backend": self.name, "arithmetic": self.arithmetic.name}
 
     def close(self) -> None:
         """Nothing to free."""

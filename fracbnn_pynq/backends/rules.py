@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .. import faithful
 from ..fixedpoint import Raw, wrap
-from ..modelfile import Model
+from ..model import LayerParameters, Model
 from ..networks import GatedLayer
 
 Map = npt.NDArray[Any]
@@ -137,13 +137,7 @@ class FloatRules:
         return quantise_unit(current, 3).astype(np.int8)
 
     def gated(self, layer: GatedLayer, msb: Raw, lsb: Raw, current: Map) -> tuple[Gate, Map]:
-        p = self._model.layers[layer.name]
-        scaled = msb * (2 / 3)
-        gate = 2 * msb > 3 * p.threshold
-        value = scaled + np.where(gate, lsb / 3, 0.0)
-        u = value * p.bn1_weight + p.bn1_bias + p.shift_x
-        y = np.where(u < 0, p.slope * u, u) + p.shift_y
-        return gate, (y + self._shortcut(layer, current)) * p.bn2_weight + p.bn2_bias
+        return float_layer(self._model.layers[layer.name], msb, lsb, self._shortcut(layer, current))
 
     def logits(self, last: Map) -> npt.NDArray[np.float32]:
         logits = last.mean(axis=(1, 2)) @ self._model.fc_weight.T + self._model.fc_bias
@@ -155,6 +149,16 @@ class FloatRules:
         if layer.stride == 2:
             current = np.add.reduce(pooled_parts(current)) / 4
         return duplicated(layer, current)
+
+
+def float_layer(p: LayerParameters, msb: Map, lsb: Map, shortcut: Map) -> tuple[Gate, Map]:
+    """Gates and float64 outputs of a gated layer as trained, from exact sums and the shortcut; all [..., C]."""
+    scaled = msb * (2 / 3)
+    gate = 2 * msb > 3 * p.threshold
+    value = scaled + np.where(gate, lsb / 3, 0.0)
+    u = value * p.bn1_weight + p.bn1_bias + p.shift_x
+    y = np.where(u < 0, p.slope * u, u) + p.shift_y
+    return gate, (y + shortcut) * p.bn2_weight + p.bn2_bias
 
 
 def quantise_unit(values: Map, steps: int) -> Map:

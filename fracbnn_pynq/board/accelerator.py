@@ -1,6 +1,6 @@
 """An accelerator on a board: buffers, starts, waits and results of a core, safe to use from several threads.
 
-One thread at a time drives the core (:mod:`.owner`). While one picture runs, the next is encoded into the
+One thread at a time drives the core (:mod:`.executor`). While one picture runs, the next is encoded into the
 other of two image buffers. Imports pynq.
 """
 
@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..backends import check_images
-from ..errors import AcceleratorError, AcceleratorTimeoutError, FracBNNError, OverlayError, OverlayReplacedError
+from ..errors import AcceleratorError, AcceleratorTimeoutError, FracBNNError, OverlayReplacedError
 from ..networks import Network
 from .buffers import Buffers
 from .clock import design_clock_mhz, set_safe_clock
 from .drivers import HlsCore, find_core
-from .loaded import LoadedCheck
-from .owner import Job, OwnerThread
+from .executor import Job, OwnerThread
+from .loading import download
+from .overlay_state import LoadedCheck
 from .stages import STAGES, Stopwatch
 from .waiting import INTERRUPT_PAYS_S, InterruptWaiter, PollingWaiter, Waiter
 
@@ -50,10 +50,10 @@ class Accelerator(ABC):
     :class:`~fracbnn_pynq.errors.AcceleratorError` where there is not enough contiguous memory.
     """
 
-    network: ClassVar[Network]
+    network: Network
     driver: ClassVar[type[HlsCore]]
-    cycles: ClassVar[int]
-    """Clock cycles of a run as published, from which the first run's duration is guessed."""
+    cycles: int
+    """Clock cycles of a run, from which the first run's duration is guessed."""
     result_is_overwritten: ClassVar[bool]
     """Whether the next run writes its result to the same place, so that it must be read before that is started."""
     direct: ClassVar[bool] = False
@@ -69,12 +69,11 @@ class Accelerator(ABC):
         self._overlay = overlay
         self._design_mhz = design_mhz
         self._buffers = Buffers(overlay.device)
-        self._running = self._overdue = False
+        self._running = self._overdue = self._lost = False
         self._slot: int | None = None
         """The slot whose addresses are in the core's registers."""
         self._started = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
         self._owner = OwnerThread(f"fracbnn {self.network.name}")
         try:
             self._owner.call(self._open)
@@ -122,25 +121,28 @@ class Accelerator(ABC):
         :class:`~fracbnn_pynq.errors.AcceleratorError` where the core is still busy since, or has not written a whole
         result. Each says whether :meth:`reload` is needed.
         """
-        check_images(images, self.network)
+        self.network.check_images(images)
         logits = np.empty((len(images), self.network.classes), np.float32)
         direct = self.direct and self._loop is None
         self._owner.call(lambda job: self._batch(job, images, self._finish, logits), direct=direct)
         return logits
+
+    def counters(self) -> Mapping[str, int]:
+        """What the core counted in its last run; empty for a core that counts nothing."""
+        return {}
 
     def reload(self) -> None:
         """Load the overlay again, set its clock and upload weights. Raises what the constructor raises."""
         self._owner.call(self._reload)
 
     def close(self) -> None:
-        """Free the buffers and end the thread. Idempotent. A core still running is stopped by loading the overlay
-        again, lest it write into memory that belongs to somebody else."""
-        if not self._closed:
-            self._closed = True
-            try:
-                self._owner.call(self._release)
-            finally:
-                self._owner.stop()
+        """Free the buffers and end the thread, once the calls that are running have their results. Idempotent.
+
+        A core still running is stopped by loading the overlay again, lest it write into memory that belongs to somebody
+        else. Calls that arrive meanwhile or later raise :class:`~fracbnn_pynq.errors.BackendError`. In a process forked
+        from this one nothing is done: board and buffers are its parent's.
+        """
+        self._owner.stop(self._release)
 
     # All that follows runs in the owner thread, or in one that stands in for it
 
@@ -159,8 +161,8 @@ class Accelerator(ABC):
         self.clock_mhz = set_safe_clock(self._design_mhz or design_clock_mhz(self._overlay.bitfile_name))
         if not self._core.idle():
             raise AcceleratorError(
-                f"{self._core.instance}: expected an idle core after loading the overlay, found a busy one; load it "
-                f"again, and power-cycle the board if that does not help"
+                f"{self._core.instance}: expected an idle core after loading the overlay, found a busy one",
+                advice="load it again, and power-cycle the board if that does not help",
             )
         self._running = self._overdue = False
         self._slot = None
@@ -174,21 +176,22 @@ class Accelerator(ABC):
         return PollingWaiter(expected_s)
 
     def _reload(self, job: Job[None]) -> None:
-        try:
-            self._overlay.download()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise OverlayError(f"{self._overlay.bitfile_name} could not be loaded again: {error}") from error
+        self._lost = True  # until all of what follows has succeeded
+        download(self._overlay)
+        self._running = False
         self._check = LoadedCheck(self._overlay)
         with self._explained():
             self._prepare()
+        self._lost = False
         # pynq's interrupt objects do not outlive a download, and are made only once for an overlay.
         self._waiter = PollingWaiter(self._waiter.expected_s)
 
     def _release(self, job: Job[None]) -> None:
         try:
-            if self._running and self._check.still() and not self._ends_within(_CLOSING_S):
+            # After a reload that failed nobody knows what is there; where nothing is, reading a register hangs the CPU.
+            if self._running and (self._lost or (self._check.still() and not self._ends_within(_CLOSING_S))):
                 log.warning("%s is still running: loading its overlay again to stop it", self._core.instance)
-                self._overlay.download()
+                download(self._overlay)
         except Exception:  # memory must be freed whatever the board does
             log.exception("%s could not be stopped", self._core.instance)
         finally:
@@ -239,35 +242,41 @@ class Accelerator(ABC):
         watch.mark()
         if not self._check.still():
             raise self._replaced()
-        if slot != self._slot:
-            self._slot = None  # in case of a KeyboardInterrupt before both addresses are set
-            self._set_addresses(slot)
-            self._slot = slot
+        self._set_registers(slot)
+        self._core.check_addresses()
         self._running = True
         self._started = time.perf_counter()
         self._core.start()
         watch.lap("start")
 
+    def _set_registers(self, slot: int) -> None:
+        """Set what a run of a slot needs; the overlay has just been seen to be there."""
+        if slot != self._slot:
+            self._slot = None  # in case of a KeyboardInterrupt before both addresses are set
+            self._set_addresses(slot)
+            self._slot = slot
+
     def _wait(self, watch: Stopwatch) -> None:
         if not self._waiter.wait(self._core.idle, self._started, self.timeout_s):
             self._overdue = True
             raise AcceleratorTimeoutError(
-                f"{self._core.instance}: expected the end of a run within {self.timeout_s:g} s, found the core still "
-                f"busy. It is used again as soon as it is idle; if it does not become idle, call reload()"
+                f"{self._core.instance}: expected the end of a run within {self.timeout_s:g} s, found a busy core",
+                advice="it is used again as soon as it is idle; if it does not become idle, call reload()",
             )
         self._running = False
         watch.add("run", time.perf_counter() - self._started)
 
     def _check_ready(self) -> None:
         """Raise unless the core is there and idle; a run that an exception left behind is waited for."""
-        if not self._check.still():
+        if self._lost or not self._check.still(closely=True):
             raise self._replaced()
         if not self._running:
             return
         if not (self._core.idle() if self._overdue else self._ends_within(self.timeout_s)):
             raise AcceleratorError(
                 f"{self._core.instance}: expected an idle core, found it still busy with a run that was started "
-                f"{time.perf_counter() - self._started:.1f} s ago; call reload() to load the overlay again"
+                f"{time.perf_counter() - self._started:.1f} s ago",
+                advice="call reload() to load the overlay again",
             )
         self._running = self._overdue = False
 
@@ -275,9 +284,16 @@ class Accelerator(ABC):
         return self._waiter.wait(self._core.idle, time.perf_counter(), seconds)
 
     def _replaced(self) -> OverlayReplacedError:
+        if self._lost:
+            return OverlayReplacedError(
+                f"expected the overlay {self._overlay.bitfile_name} on the board, found that loading it again has "
+                f"failed",
+                advice="call reload() until it succeeds, or power-cycle the board",
+            )
         return OverlayReplacedError(
             f"expected the overlay {self._overlay.bitfile_name} on the board, found that another one has been loaded "
-            f"since, or that the board lost it; call reload() to load it again, after ending what loaded the other one"
+            f"since, or that the board lost it",
+            advice="call reload() to load it again, after ending what loaded the other one",
         )
 
     @contextmanager
@@ -288,11 +304,11 @@ class Accelerator(ABC):
         except OverlayReplacedError:
             raise
         except (FracBNNError, OSError, RuntimeError, ValueError) as error:
-            if not self._check.still():
+            if not self._check.still(closely=True):
                 raise self._replaced() from error
             if isinstance(error, FracBNNError):
                 raise
             raise AcceleratorError(
-                f"{self.network.title}: expected the board to answer, found {type(error).__name__}: {error}; call "
-                f"reload() to load the overlay again"
+                f"{self.network.title}: expected the board to answer, found {type(error).__name__}: {error}",
+                advice="call reload() to load the overlay again",
             ) from error

@@ -8,22 +8,22 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ..cores import CIFAR10_CORE
 from ..errors import AcceleratorError
+from ..layouts.images import CIFAR10_IMAGE_SHAPE, CIFAR10_RESULT_SHAPE, pack_cifar10_image
 from ..networks import CIFAR10, Network
 from .accelerator import F32, U8, Accelerator
 from .buffers import Buffers
 from .drivers import Cifar10Core, HlsCore
-from .layout import CIFAR10_IMAGE_SHAPE, CIFAR10_RESULT_SHAPE, pack_cifar10_image
 
 
 class Cifar10Accelerator(Accelerator):
     """The core in ``FracNet_T``. Each of its two slots has an image and a result of its own, so that the next run is
     started before a result is read."""
 
-    network: ClassVar[Network] = CIFAR10
+    network: Network = CIFAR10
     driver: ClassVar[type[HlsCore]] = Cifar10Core
-    cycles: ClassVar[int] = 89_000
-    """0.356 ms at 250 MHz: the paper's 2,809 pictures a second (arXiv 2012.12206)."""
+    cycles: int = CIFAR10_CORE.cycles
     result_is_overwritten: ClassVar[bool] = False
     direct: ClassVar[bool] = True
 
@@ -58,6 +58,7 @@ class Cifar10Accelerator(Accelerator):
             written = int(np.count_nonzero(~np.isnan(result)))
             raise AcceleratorError(
                 f"{self._core.instance}: expected 10 logits, found {written}: the core has not written the whole "
-                f"result. Try again; if it happens again, call reload()"
+                f"result",
+                advice="try again; if it happens again, call reload()",
             )
         return result

@@ -12,13 +12,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ..cores import CLOCK_TOLERANCE
+from ..doctor.environment import pynq_advice
+from ..doctor.handoff import read_handoff
 from ..errors import BackendError, OverlayError
-from .handoff import read_handoff
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = 1e-3
-"""Relative difference that counts as none: the oscillator's frequency is known to pynq as 33.333 MHz."""
 _DIVISOR_BITS = 6
 _LARGEST = (1 << _DIVISOR_BITS) - 1
 
@@ -34,10 +34,11 @@ def read_pl_clock_mhz() -> float:
         raise
     except Exception as error:
         raise OverlayError(
-            f"expected readable clock registers, found {type(error).__name__}: {error}; run as root on the board"
+            f"expected readable clock registers, found {type(error).__name__}: {error}",
+            advice="run as root on the board",
         ) from error
     if not (math.isfinite(mhz) and mhz > 0):
-        raise OverlayError(f"fabric clock 0: expected a frequency, found {mhz} MHz; load the overlay again")
+        raise OverlayError(f"fabric clock 0: expected a frequency, found {mhz} MHz", advice="load the overlay again")
     return mhz
 
 
@@ -48,7 +49,7 @@ def set_safe_clock(design_mhz: float) -> float:
     design's rate alone. Raises :class:`~fracbnn_pynq.errors.OverlayError` where the clock stays faster than the design.
     """
     before = read_pl_clock_mhz()
-    if abs(before - design_mhz) <= TOLERANCE * design_mhz:
+    if abs(before - design_mhz) <= CLOCK_TOLERANCE * design_mhz:
         return before
     try:
         # The slowest clock is safe for every design, and gives away the PLL's frequency, which pynq does not tell.
@@ -59,13 +60,15 @@ def set_safe_clock(design_mhz: float) -> float:
     except OverlayError:
         raise
     except Exception as error:
-        raise OverlayError(f"fabric clock 0 cannot be set: {type(error).__name__}: {error}; run as root") from error
+        raise OverlayError(
+            f"fabric clock 0 cannot be set: {type(error).__name__}: {error}", advice="run as root"
+        ) from error
     after = read_pl_clock_mhz()
-    if after > design_mhz * (1 + TOLERANCE):
+    if after > design_mhz * (1 + CLOCK_TOLERANCE):
         raise OverlayError(
             f"fabric clock 0: expected at most {design_mhz:g} MHz, for which the overlay was built, found "
-            f"{after:g} MHz after setting it; the core would return wrong results. Power-cycle the board; if that "
-            f"is no help, its boot image sets a clock that cannot be divided"
+            f"{after:g} MHz after setting it, at which the core would return wrong results",
+            advice="power-cycle the board; if that is no help, its boot image sets a clock that cannot be divided",
         )
     log.warning("fabric clock 0 was %.3f MHz; set to %.3f MHz for a design of %.3f MHz", before, after, design_mhz)
     return after
@@ -76,13 +79,15 @@ def design_clock_mhz(bitfile: Path | str) -> float:
     path = Path(bitfile).with_suffix(".hwh")
     mhz = read_handoff(path).clock_mhz
     if mhz is None:
-        raise OverlayError(f"{path}: expected the frequency of fabric clock 0, found none; give it as design_mhz")
+        raise OverlayError(
+            f"{path}: expected the frequency of fabric clock 0, found none", advice="give it as design_mhz"
+        )
     return mhz
 
 
 def _divisors(ratio: float) -> tuple[int, int]:
     """The two divisors with the smallest product not below ``ratio``, but for the tolerance."""
-    least = max(1, math.ceil(ratio * (1 - TOLERANCE)))
+    least = max(1, math.ceil(ratio * (1 - CLOCK_TOLERANCE)))
     pairs = ((math.ceil(least / second), second) for second in range(1, _LARGEST + 1))
     usable = [pair for pair in pairs if pair[0] <= _LARGEST]
     return min(usable, key=lambda pair: (pair[0] * pair[1], pair[1]), default=(_LARGEST, _LARGEST))
@@ -92,6 +97,5 @@ def _clocks() -> Any:
     try:
         from pynq import Clocks  # noqa: PLC0415 - a board's checks import this module where there is no pynq
     except ImportError as error:
-        message = f"the clock is read through pynq: {error}; install it with: pip install 'fracbnn-pynq[board]'"
-        raise BackendError(message) from error
+        raise BackendError(f"the clock is read through pynq: {error}", advice=pynq_advice()) from error
     return Clocks

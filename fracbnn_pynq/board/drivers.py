@@ -12,9 +12,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 from pynq import DefaultIP
 
-from ..errors import OverlayError
+from ..cores import CIFAR10_CORE, IMAGENET_CORE
+from ..errors import OverlayError, OverlayReplacedError
 
 CTRL, GIER, IP_IER, IP_ISR = "CTRL", "GIER", "IP_IER", "IP_ISR"
 AP_START, AP_IDLE = 0x1, 0x4
@@ -38,10 +40,32 @@ class HlsCore(DefaultIP):  # type: ignore[misc]  # pynq has no type information
         self.instance = str(description.get("fullpath", type(self).__name__))
         self.offsets = find_registers(self.instance, self.arguments, description.get("registers") or {})
         self._control = self.offsets[CTRL]
+        words = self.mmio.array
+        # Of a board, whose registers are memory, a view gives a word in half the time that the array takes.
+        self._words: Any = words.data if type(words) is np.ndarray else words
+        self._addresses: dict[int, int] = {}
+        """By index of the register."""
 
     def set_address(self, argument: str, physical: int) -> None:
         """Set the physical address of a buffer. The core must be idle: it reads its arguments while it runs."""
-        self.mmio.write(self.offsets[argument], physical)
+        offset = self.offsets[argument]
+        self._addresses[offset >> 2] = physical
+        self.mmio.write(offset, physical)
+
+    def check_addresses(self) -> None:
+        """Read back the addresses that were set.
+
+        A core that has been configured again since has zeros there, and started would write to physical address 0.
+        Raises :class:`~fracbnn_pynq.errors.OverlayReplacedError` where a register holds another value.
+        """
+        words = self._words  # pynq's method for a read takes five times as long
+        for index, physical in self._addresses.items():
+            if (found := int(words[index])) != physical:
+                raise OverlayReplacedError(
+                    f"{self.instance}: expected the address {physical:#x} in the register at {index << 2:#x}, found "
+                    f"{found:#x}: the core has been loaded again since",
+                    advice="call reload() to load the overlay again, after ending what uses the core",
+                )
 
     def start(self) -> None:
         """Begin a run. The core must be idle."""
@@ -65,21 +89,15 @@ class HlsCore(DefaultIP):  # type: ignore[misc]  # pynq has no type information
 class Cifar10Core(HlsCore):
     """The CIFAR-10 core: addresses of an image and of ten logits."""
 
-    bindto: ClassVar[list[str]] = ["xilinx.com:hls:FracNet_T:1.0"]
-    arguments: ClassVar[tuple[str, ...]] = ("image", "output")
+    bindto: ClassVar[list[str]] = [CIFAR10_CORE.vlnv]
+    arguments: ClassVar[tuple[str, ...]] = CIFAR10_CORE.arguments
 
 
 class ImageNetCore(HlsCore):
     """The ImageNet core: addresses of an image, three weight buffers, and scratch memory that ends up as result."""
 
-    bindto: ClassVar[list[str]] = ["xilinx.com:hls:FracNet:1.0"]
-    arguments: ClassVar[tuple[str, ...]] = (
-        "image_thermo",
-        "conv_weight_3x3_all_new",
-        "conv_weight_1x1_all_new",
-        "weights_all",
-        "DDR_buf_pack",
-    )
+    bindto: ClassVar[list[str]] = [IMAGENET_CORE.vlnv]
+    arguments: ClassVar[tuple[str, ...]] = IMAGENET_CORE.arguments
 
 
 def find_registers(
@@ -94,8 +112,8 @@ def find_registers(
     if CTRL not in registers:
         raise OverlayError(
             f"{instance}: expected a control register {CTRL}, found the registers {there}. pynq sees one slave of a "
-            f"core only: a build with separate slaves for control and arguments cannot be driven; rebuild it with "
-            f"both in one slave"
+            f"core only: a build with separate slaves for control and arguments cannot be driven",
+            advice="rebuild it with both in one slave",
         )
     offsets: dict[str, int] = {}
     for name, entry in registers.items():
@@ -107,7 +125,8 @@ def find_registers(
     if missing:
         raise OverlayError(
             f"{instance}: expected the argument registers {', '.join(arguments)} (or with _V or _r appended), found "
-            f"the registers {there}; {missing[0]} is missing: this is another core, or another hand-off file"
+            f"the registers {there}",
+            advice=f"{missing[0]} is missing: this is another core, or another hand-off file",
         )
     return {name: offsets[name] for name in (CTRL, GIER, IP_IER, IP_ISR, *arguments) if name in offsets}
 
@@ -119,8 +138,8 @@ def find_core(overlay: Any, driver: type[HlsCore]) -> HlsCore:
             core = getattr(overlay, name)
             if not isinstance(core, driver):
                 raise OverlayError(
-                    f"{name}: expected the driver {driver.__name__}, found {type(core).__name__}; import "
-                    f"fracbnn_pynq.board.drivers before the overlay is loaded"
+                    f"{name}: expected the driver {driver.__name__}, found {type(core).__name__}",
+                    advice="import fracbnn_pynq.board.drivers before the overlay is loaded",
                 )
             return core
     cores = ", ".join(f"{name} ({entry.get('type')})" for name, entry in overlay.ip_dict.items()) or "none"

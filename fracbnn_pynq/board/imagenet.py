@@ -10,15 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..backends import check_images
-from ..backends.published import host_classifier
+from ..cores import IMAGENET_CORE
 from ..errors import AcceleratorError
-from ..modelfile import Model
-from ..networks import IMAGENET, Network
-from .accelerator import F32, TIMEOUT_S, U8, Accelerator
-from .buffers import Buffers
-from .drivers import HlsCore, ImageNetCore
-from .layout import (
+from ..hostclassifier import host_classifier
+from ..layouts.images import (
     IMAGENET_CONV1X1_WORDS,
     IMAGENET_CONV3X3_WORDS,
     IMAGENET_IMAGE_SHAPE,
@@ -29,7 +24,12 @@ from .layout import (
     pack_imagenet_image,
     unpack_imagenet_result,
 )
-from .weightlayout import pack_model
+from ..layouts.weights import pack_model
+from ..model import Model
+from ..networks import IMAGENET, Network
+from .accelerator import F32, TIMEOUT_S, U8, Accelerator
+from .buffers import Buffers
+from .drivers import HlsCore, ImageNetCore
 
 _UNWRITTEN = np.random.default_rng(0x0F2AC).integers(0, 256, (IMAGENET_RESULT_WORDS, WORD_BYTES), np.uint8)
 """What the result holds before a run. No result has one of these words but by a chance of less than 2**-300."""
@@ -41,10 +41,9 @@ class ImageNetAccelerator(Accelerator):
     Other parameters and errors as for :class:`.accelerator.Accelerator`; ModelError for a model of another network.
     """
 
-    network: ClassVar[Network] = IMAGENET
+    network: Network = IMAGENET
     driver: ClassVar[type[HlsCore]] = ImageNetCore
-    cycles: ClassVar[int] = 5_200_000
-    """20.8 ms at 250 MHz: the paper's 48.1 pictures a second (arXiv 2012.12206)."""
+    cycles: int = IMAGENET_CORE.cycles
     result_is_overwritten: ClassVar[bool] = True
 
     def __init__(
@@ -56,7 +55,7 @@ class ImageNetAccelerator(Accelerator):
 
     def result_codes(self, images: U8) -> U8:
         """The core's own results for pictures uint8 [N, 224, 224, 3]: codes uint8 [N, 1024, 7, 7], 0..15."""
-        check_images(images, self.network)
+        self.network.check_images(images)
         codes = np.empty((len(images), self.network.features, self.network.pool_size, self.network.pool_size), np.uint8)
         self._owner.call(lambda job: self._batch(job, images, self._codes, codes))
         return codes
@@ -107,7 +106,8 @@ class ImageNetAccelerator(Accelerator):
         if untouched:
             raise AcceleratorError(
                 f"{self._core.instance}: expected {len(result)} words of result, found {len(result) - untouched}: the "
-                f"core has not written all of it. Try again; if it happens again, call reload()"
+                f"core has not written all of it",
+                advice="try again; if it happens again, call reload()",
             )
         return unpack_imagenet_result(result)
 

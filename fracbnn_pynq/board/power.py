@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from .environment import Machine
+from ..doctor.environment import Machine
 
 log = logging.getLogger(__name__)
 
@@ -114,13 +114,14 @@ class PowerMeter:
 
     @property
     def joules(self) -> float | None:
-        """Energy of the ``with`` block: mean power times duration. Inside the block: from the first reading to the
-        last, which never decreases.
+        """Energy of the ``with`` block in J: what was measured between readings, and the mean power for the rest of
+        its duration. Inside the block: from the first reading to the last. It never decreases.
         """
         readings = self._readings
         if readings is None:
             return None
-        return readings.area if self._thread is not None else readings.mean * self.seconds
+        unread = max(0.0, self.seconds - (readings.last - readings.first))
+        return readings.area + readings.mean * unread
 
     def joules_per(self, pictures: int) -> float | None:
         """Energy of one of ``pictures``; ``None`` where none was measured or there was no picture."""
@@ -148,17 +149,17 @@ class PowerMeter:
 
     def stop(self) -> None:
         """End it: what leaving the block does."""
-        self._span = (self._span[0], time.perf_counter())
-        if self._thread is None:
-            return
         self._stop.set()
-        self._thread.join(_JOIN_S)
-        if self._thread.is_alive():
-            log.warning("a power sensor does not answer; the energy is not known")
-            self._readings = None
-        else:
-            self._note(self._read())
+        ended = time.perf_counter()
+        if self._thread is not None:
+            self._thread.join(_JOIN_S)
+            if self._thread.is_alive():
+                log.warning("a power sensor does not answer; the energy is not known")
+                self._readings = None
+            else:
+                self._note(self._read(), ended)  # what reading takes is no part of the block
         self._thread = None
+        self._span = (self._span[0], ended)
         if self._failed:
             succeeded = 0 if self._readings is None else self._readings.count
             log.warning("%d readings of the power sensors failed, %d succeeded", self._failed, succeeded)
@@ -176,12 +177,12 @@ class PowerMeter:
             log.debug("reading the power sensors failed", exc_info=True)
             return math.nan
 
-    def _note(self, watts: float) -> None:
+    def _note(self, watts: float, at: float | None = None) -> None:
         if not 0 <= watts <= _LARGEST_W:
             self._failed += 1
             return
-        now, before = time.perf_counter(), self._readings
-        self._readings = _Readings(1, now, now, watts) if before is None else before.then(now, watts)
+        now, before = time.perf_counter() if at is None else at, self._readings
+        self._readings = _Readings(1, now, now, watts) if before is None else before.then(max(now, before.last), watts)
 
 
 def find_rails(machine: Machine | None = None) -> Rails:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import os
 import signal
 import sys
 from importlib import import_module
@@ -11,7 +13,9 @@ from importlib import import_module
 import click
 
 from .._version import __version__
-from ..errors import DownloadError, FracBNNError, ModelError, PictureError, SourceError
+from ..errors import FracBNNError, ModelError, PictureError, SourceError, UnknownNameError
+from ..text import PrintableFormatter, printable
+from .options import examples
 
 COMMANDS = {
     "classify": ("classify", "Say what is on pictures."),
@@ -20,9 +24,11 @@ COMMANDS = {
     "models": ("models", "List, show, fetch models."),
     "evaluate": ("evaluate", "Say how often a model is right about labelled pictures."),
     "train": ("train", "Train a network on your own pictures."),
+    "calibrate": ("calibrate", "Fit a model to what a published core computes."),
     "import": ("importing", "Convert a trained network into a model file."),
+    "export": ("exporting", "Write a model as ONNX or as named parameters."),
     "bench": ("bench", "Measure how fast a model runs here."),
-    "overlays": ("overlays", "List, fetch, check the published overlays."),
+    "overlays": ("overlays", "List, fetch, check the published overlays; build the engine."),
     "doctor": ("doctor", "Say what works here, and what a board would need."),
 }
 INPUT_AT_FAULT = 2
@@ -49,12 +55,18 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples("fracbnn classify cat.jpg", "fracbnn -v doctor", "fracbnn classify --help"),
+)
+@click.version_option(__version__, help="Show the version.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more about what is done and why.")
 def group(verbose: bool) -> None:
     """FracBNN binary neural networks: on the Ultra96-V2, on a simulated board, on the CPU."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 def main() -> None:
@@ -80,13 +92,48 @@ def _run() -> None:
         click.echo("stopped", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except FracBNNError as error:
-        click.echo(f"error: {error}", err=True)
-        at_fault = isinstance(error, PictureError | ModelError | SourceError) and not isinstance(error, DownloadError)
+        _say(f"error: {error}")
+        at_fault = isinstance(error, PictureError | ModelError | SourceError | UnknownNameError)
         sys.exit(INPUT_AT_FAULT if at_fault else FAILED)
-    except BrokenPipeError:
-        # The reader of our output has gone (``| head``). Point stdout elsewhere, or Python complains when it exits.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+    except OSError as error:
+        # The reader of our output has gone (``| head``), or the disk is full: what else can fail says so in words of
+        # its own.
+        if not isinstance(error, BrokenPipeError):
+            _say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         sys.exit(FAILED)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write what waits for standard output now, where it can be said that it failed; Python would say it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Nothing more is to go there, nor may Python try it again.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        if not isinstance(error, BrokenPipeError):
+            _say(f"error: cannot write to standard output: {error.strerror}")
+        sys.exit(FAILED)
+    except ValueError:  # closed
+        return
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(printable(text), err=True)
+
+
+def _show(error: click.ClickException) -> None:
+    """In one line, as all errors; a group that was given no command shows its help instead."""
+    context = getattr(error, "ctx", None)
+    message = " ".join(error.format_message().split())
+    if context is None:
+        _say(f"error: {message}")
+    elif type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and later
+        click.echo(context.get_help(), err=True)
+    else:
+        _say(f"error: {message.rstrip('.')}; see '{context.command_path} --help'")

@@ -10,37 +10,41 @@ import numpy as np
 
 from ..board.power import PowerMeter
 from ..classifier import Classifier
-from .options import echo_json, echo_table, engine_options, json_option
+from ..cpus import usable_cpus
+from .options import echo, echo_json, echo_table, engine_options, examples, json_option
 
 
-@click.command()
+@click.command(
+    epilog=examples("fracbnn bench --threads 1", "fracbnn bench --model cifar10-authors --batch 1 --batch 64 --json")
+)
 @engine_options
-@click.option("--batch", type=click.IntRange(min=1), multiple=True, default=(1, 32), show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="For each batch size.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(1, 32),
+    show_default=True,
+    help="Pictures together. May be repeated.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Time for each batch size."
+)
 @json_option
 def command(
-    model: str | None,
-    backend: str,
-    board: str,
-    arithmetic: str,
-    threads: int | None,
     batch: tuple[int, ...],
     seconds: float,
     as_json: bool,
+    **engine: Any,
 ) -> None:
     """Measure how fast a model runs here, from uint8 pictures of the network's size to logits.
 
     An accelerator's stages are shown, too, and two rates that must not be mixed up: end to end, and of the core alone.
     """
-    with Classifier.load(model, backend=backend, board=board, arithmetic=arithmetic, threads=threads) as classifier:
+    with Classifier.load(**engine) as classifier:
         rows = [measure(classifier, size, seconds) for size in batch]
-        about = {
-            "network": classifier.network.name,
-            "backend": classifier.backend + (" (simulated)" if getattr(classifier.engine, "simulated", False) else ""),
-            "engine": getattr(classifier.engine, "engine", None),
-            "threads": getattr(classifier.engine, "threads", None),
-            "arithmetic": classifier.arithmetic,
-        }
+        about: dict[str, Any] = {"network": classifier.network.name, **classifier.engine.describe()}
+        if classifier.backend == "cpu":
+            about["threads"] = engine["threads"] or usable_cpus()
     if as_json:
         echo_json({**about, "results": rows})
     else:
@@ -64,7 +68,7 @@ def measure(classifier: Classifier, batch: int, seconds: float) -> dict[str, Any
             start = time.perf_counter()
             classifier.logits(images)
             times.append((time.perf_counter() - start) * 1e3 / batch)
-            stages.append(dict(getattr(classifier.engine, "timings", {})))
+            stages.append(dict(classifier.engine.timings))
     median = float(np.median(times))
     result: dict[str, Any] = {
         "batch": batch,
@@ -75,6 +79,10 @@ def measure(classifier: Classifier, batch: int, seconds: float) -> dict[str, Any
     if stages[0]:
         result["stages_ms"] = {name: float(np.median([each[name] for each in stages])) for name in stages[0]}
         result["core_pictures_per_s"] = 1e3 / result["stages_ms"]["run"]
+    counted = classifier.engine.counters()
+    if counted:
+        result["cycles_per_picture"] = counted["cycles"] / counted["pictures"]
+        result["waiting_cycles"] = {name: n for name, n in counted.items() if name not in ("pictures", "cycles")}
     joules = power.joules_per(batch * len(times))
     if joules is not None:
         result["joules_per_picture"] = joules
@@ -82,13 +90,14 @@ def measure(classifier: Classifier, batch: int, seconds: float) -> dict[str, Any
 
 
 def _echo(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    click.echo(", ".join(f"{key} {value}" for key, value in about.items() if value is not None))
+    echo(", ".join(f"{key} {value}" for key, value in about.items()))
     header = ["BATCH", "ms/picture (median)", "best", "pictures/s, end to end"]
     lines = [
         [str(r["batch"]), f"{r['median_ms']:.4f}", f"{r['best_ms']:.4f}", f"{r['pictures_per_s']:.0f}"] for r in rows
     ]
     for extra, title, form in (
         ("core_pictures_per_s", "pictures/s, core alone", ".0f"),
+        ("cycles_per_picture", "cycles/picture", ".0f"),
         ("joules_per_picture", "J/picture", ".4f"),
     ):
         if extra in rows[0]:
@@ -98,6 +107,7 @@ def _echo(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     echo_table([header, *lines])
     if "stages_ms" in rows[0]:
         names = list(rows[0]["stages_ms"])
-        click.echo("\nstages, ms/picture (median)")
+        click.echo()
+        echo("stages, ms/picture (median)")
         table = [[str(row["batch"]), *(f"{row['stages_ms'][name]:.4f}" for name in names)] for row in rows]
         echo_table([["BATCH", *names], *table])

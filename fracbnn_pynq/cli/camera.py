@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import signal
 import sys
 import time
@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import click
 import numpy as np
@@ -19,10 +19,13 @@ from click.core import ParameterSource
 
 from ..camera import Camera, Frame
 from ..classifier import Classifier, Prediction
-from ..display import Recorder, Window, overlay_lines, with_text
+from ..display import LONGEST_GAP_IN_VIDEO_S, LONGEST_GAP_S, Recorder, Window, overlay_lines, with_text
+from ..errors import CameraError
+from ..files import LineFile
 from ..stagetimes import STAGES, Histogram, Statistics
 from ..streaming import Delivery, Pipeline
-from .options import echo_json, echo_table, engine_options, json_option
+from ..text import to_json
+from .options import echo, echo_json, echo_table, engine_options, examples, json_option
 from .serve import DEFAULT_ADDRESS, listening_address, serve
 
 STDOUT = "-"
@@ -42,7 +45,13 @@ SERVED = {
 Result: TypeAlias = Delivery[Frame, Prediction]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "fracbnn camera",
+        "fracbnn camera --source video.mp4 --fast --jsonl labels.jsonl",
+        "fracbnn camera --serve 0.0.0.0:8000",
+    )
+)
 @click.option("--source", default="0", show_default=True, help="A camera's number or device, a video file, or a URL.")
 @engine_options
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many labels a frame.")
@@ -68,13 +77,9 @@ Result: TypeAlias = Delivery[Frame, Prediction]
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     *,
     source: str,
-    model: str | None,
-    backend: str,
-    board: str,
-    arithmetic: str,
-    threads: int | None,
     top: int,
     show: bool,
     record: Path | None,
@@ -87,6 +92,7 @@ def command(
     fps: float | None,
     fourcc: str | None,
     as_json: bool,
+    **engine: Any,
 ) -> None:
     """Say what a camera or a video shows, as it comes.
 
@@ -101,10 +107,9 @@ def command(
     for output in (record, jsonl):
         _refuse_overwriting(source, output)
     with ExitStack() as stack:
-        classifier = stack.enter_context(
-            Classifier.load(model, backend=backend, board=board, arithmetic=arithmetic, threads=threads)
-        )
+        classifier = stack.enter_context(Classifier.load(**engine))
         camera = stack.enter_context(Camera(source, width=width, height=height, fps=fps, fourcc=fourcc, fast=fast))
+        lines = _lines(stack, jsonl)
         pipeline = Pipeline(
             camera,
             lambda frame: classifier.classify(frame.image, top, bgr=True),
@@ -113,19 +118,22 @@ def command(
         )
         classifier.classify(np.zeros((2, 2, 3), np.uint8))  # first use loads modules and allocates
         watch = Watch(pipeline.statistics)
+        says = sys.stderr.isatty() or (jsonl is None and not as_json)  # else the labels are in the JSON
         receivers: list[Callable[[Result], None]] = [watch.note]
-        if jsonl is not None:
-            receivers.append(partial(_write_line, _text_output(stack, jsonl)))
+        if lines is not None:
+            receivers.append(partial(_write_line, lines))
         if record is not None or show:
-            recorder = stack.enter_context(Recorder(record, camera.fps)) if record is not None else None
+            recorder = _recorder(stack, record, camera)
             window = stack.enter_context(Window(f"fracbnn: {camera.name}")) if show else None
             receivers.append(partial(_view, watch, recorder, window, pipeline.stop))
         signals = stack.enter_context(_stopping(pipeline.stop))
         pipeline.run(
             lambda result: _to_all(receivers, result),
             seconds=seconds,
-            tick=watch.echo_line if sys.stderr.isatty() else None,
+            tick=watch.echo_line if says else None,
         )
+        if says and not watch.said:  # a video may end before the first line is due
+            watch.echo_line()
         about = {
             "source": camera.name,
             "stated_fps": camera.fps,
@@ -162,6 +170,7 @@ class Watch:
         self._counts = [0, 0, 0]
         self._since = time.perf_counter()
         self._latest: Result | None = None
+        self.said = False
 
     def note(self, result: Result) -> None:
         """Take in a result."""
@@ -180,8 +189,8 @@ class Watch:
             prediction = self._latest.result
             parts[:0] = [f"{prediction.label} {prediction.score:.1%}"]
             parts.append(f"latency {(self._latest.inferred - self._latest.captured) * 1e3:.1f} ms")
-        click.echo("  ".join(parts), err=True)
-        self._counts, self._since = counts, now
+        echo("  ".join(parts), err=True)
+        self._counts, self._since, self.said = counts, now, True
 
     def lines(self, result: Result) -> list[str]:
         """Text for a frame: labels, and how fast it goes."""
@@ -196,17 +205,22 @@ class Watch:
 
 
 def _refuse_overwriting(source: str, output: str | Path | None) -> None:
-    if output is not None and Path(source).is_file() and Path(output).exists() and Path(output).samefile(source):
+    if output is not None and os.path.isfile(source) and os.path.exists(output) and os.path.samefile(output, source):
         raise click.UsageError(f"{output}: expected another file than the source, which would be overwritten")
 
 
-def _text_output(stack: ExitStack, name: str) -> IO[str]:
-    if name == STDOUT:
-        return sys.stdout
-    try:
-        return stack.enter_context(open(name, "w", encoding="utf-8"))
-    except OSError as error:
-        raise click.FileError(name, error.strerror) from error
+def _lines(stack: ExitStack, name: str | None) -> Callable[[str], None] | None:
+    """What writes a line to where --jsonl says."""
+    if name is None:
+        return None
+    return click.echo if name == STDOUT else stack.enter_context(LineFile(Path(name), CameraError)).write
+
+
+def _recorder(stack: ExitStack, path: Path | None, camera: Camera) -> Recorder | None:
+    if path is None:
+        return None
+    gap = LONGEST_GAP_S if camera.live else LONGEST_GAP_IN_VIDEO_S
+    return stack.enter_context(Recorder(path, camera.fps, gap))
 
 
 def _to_all(receivers: list[Callable[[Result], None]], result: Result) -> None:
@@ -214,18 +228,15 @@ def _to_all(receivers: list[Callable[[Result], None]], result: Result) -> None:
         receive(result)
 
 
-def _write_line(output: IO[str], result: Result) -> None:
+def _write_line(write: Callable[[str], None], result: Result) -> None:
     frame, prediction = result.frame, result.result
     data = {
         "frame": frame.index,
         "time": round(frame.time, 6),
-        "label": prediction.label,
-        "score": prediction.score,
-        "top": [{"label": label, "probability": score} for label, score in prediction.top],
+        **prediction.as_dict(),
         "latency_ms": round((result.inferred - result.captured) * 1e3, 3),
     }
-    output.write(json.dumps(data, ensure_ascii=False) + "\n")
-    output.flush()
+    write(to_json(data))
 
 
 def _view(
@@ -264,12 +275,12 @@ def _echo_report(data: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         echo_json(data)
         return
-    click.echo(
+    echo(
         f"{data['source']}: {data['stated_fps']:g} frames/s stated; {data['network']} on {data['backend']}, "
         f"arithmetic {data['arithmetic']}"
     )
     if data["outages"]:
-        click.echo(f"disappeared {data['outages']} times")
+        echo(f"disappeared {data['outages']} times")
     rates = data["per_second"]
     rows = [[name, str(data[name]), f"{rate:.1f}/s"] for name, rate in rates.items()]
     echo_table([["FRAMES", "", ""], *rows, *([name, str(data[name]), ""] for name in ("dropped", "unfinished"))])

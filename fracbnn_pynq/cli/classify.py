@@ -11,18 +11,24 @@ from typing import Any
 import click
 import numpy as np
 
-from ..classifier import Classifier
+from ..classifier import Classifier, Prediction
 from ..errors import PictureError
 from ..picturefiles import find_pictures
 from ..pictures import load
 from . import INPUT_AT_FAULT
-from .options import echo_json, engine_options, json_option
+from .options import echo, echo_json, engine_options, examples, json_option
 
 BATCH = 32
 STDIN = "-"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "fracbnn classify cat.jpg",
+        "fracbnn classify holiday/ '*.png' --json",
+        "fracbnn classify --model imagenet-authors --top 3 - < photo.jpg",
+    )
+)
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
 @engine_options
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels a picture.")
@@ -30,13 +36,9 @@ STDIN = "-"
 def command(
     pictures: tuple[str, ...],
     *,
-    model: str | None,
-    backend: str,
-    board: str,
-    arithmetic: str,
-    threads: int | None,
     top: int,
     as_json: bool,
+    **engine: Any,
 ) -> None:
     """Say what is on pictures: files, folders, globs, or - for standard input.
 
@@ -44,7 +46,7 @@ def command(
     are classified all the same.
     """
     names, failures = _expand(pictures)
-    with Classifier.load(model, backend=backend, board=board, arithmetic=arithmetic, threads=threads) as classifier:
+    with Classifier.load(**engine) as classifier:
         failed = len(failures)
         for problem in failures:
             _report_failure(*problem, as_json)
@@ -59,21 +61,22 @@ def command(
 
 
 def _expand(patterns: tuple[str, ...]) -> tuple[list[str], list[tuple[str, PictureError]]]:
-    """Pictures meant by the arguments, each once, and arguments that mean none."""
-    names: dict[str, None] = {}
+    """Pictures meant by the arguments, in their order, and arguments that mean none. What is given twice is there
+    twice, but for standard input, which can be read once."""
+    names: list[str] = []
     failures = []
     for pattern in patterns:
         if pattern == STDIN:
-            names[STDIN] = None
+            names += [] if STDIN in names else [STDIN]
             continue
         try:
-            names.update(dict.fromkeys(map(str, find_pictures([pattern]))))
+            names += map(str, find_pictures([pattern]))
         except PictureError as error:
             failures.append((pattern, error))
-    return list(names), failures
+    return names, failures
 
 
-def _results(classifier: Classifier, names: list[str], top: int) -> Iterator[tuple[str, dict[str, Any] | PictureError]]:
+def _results(classifier: Classifier, names: list[str], top: int) -> Iterator[tuple[str, Prediction | PictureError]]:
     """Every picture's result or error, in order; pictures are classified in batches."""
     from tqdm import tqdm  # noqa: PLC0415 - one picture needs no bar
 
@@ -88,31 +91,29 @@ def _results(classifier: Classifier, names: list[str], top: int) -> Iterator[tup
                 if isinstance(image, PictureError):
                     yield name, image
                 else:
-                    best = next(ranked)
-                    yield name, {"label": best[0][0], "score": best[0][1], "top": best}
+                    yield name, Prediction(next(ranked))
                 bar.update()
 
 
 def _load(classifier: Classifier, name: str) -> np.ndarray[Any, np.dtype[np.uint8]] | PictureError:
     try:
-        source = sys.stdin.buffer.read() if name == STDIN else Path(name)
+        source = sys.stdin.buffer if name == STDIN else Path(name)
         return load(source, classifier.network)
     except PictureError as error:
         return error
 
 
-def _report(classifier: Classifier, name: str, result: dict[str, Any], as_json: bool) -> None:
+def _report(classifier: Classifier, name: str, result: Prediction, as_json: bool) -> None:
     if as_json:
-        top = [{"label": label, "probability": probability} for label, probability in result["top"]]
         engine = {"backend": classifier.backend, "arithmetic": classifier.arithmetic}
-        echo_json({"picture": name, "label": result["label"], "score": result["score"], "top": top, **engine})
+        echo_json({"picture": name, **result.as_dict(), **engine})
         return
-    first, *others = (f"{label} {probability:.1%}" for label, probability in result["top"])
-    click.echo(f"{name}: {first}" + (f"   ({', '.join(others)})" if others else ""))
+    first, *others = (f"{label} {probability:.1%}" for label, probability in result.top)
+    echo(f"{name}: {first}" + (f"   ({', '.join(others)})" if others else ""))
 
 
 def _report_failure(name: str, error: PictureError, as_json: bool) -> None:
     if as_json:
         echo_json({"picture": name, "error": str(error)})
     else:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)

@@ -10,23 +10,26 @@ from collections.abc import Iterator
 import click
 import numpy as np
 
-from ..backends import cpu
-from ..backends.select import BOARD_VARIABLE, BOARDS
-from ..board.catalog import OVERLAYS
-from ..board.checks import Check, isolated
-from ..board.environment import Machine, pynq_installed
-from ..board.preflight import Group, full_report
+from .. import native
+from ..board.clock import read_pl_clock_mhz
 from ..classifier import Classifier
-from ..errors import BackendError
+from ..doctor.checks import Check, isolated
+from ..doctor.environment import Machine, pynq_installed
+from ..doctor.preflight import Group, full_report
+from ..errors import UnknownNameError
+from ..extras import install_line
 from ..models import DEFAULT_MODEL
+from ..published import engine as engine_overlay
+from ..published.catalog import OVERLAYS
+from ..selection import BOARD_VARIABLE, BOARDS
 from . import FAILED
-from .options import echo_json, json_option
+from .options import echo, echo_json, examples, json_option
 from .report import as_data, echo_groups, has_error
 
 SIMULATED = "Simulated board"
 
 
-@click.command()
+@click.command(epilog=examples("fracbnn doctor", "fracbnn doctor --board simulated --json"))
 @click.option(
     "--board",
     type=click.Choice(BOARDS),
@@ -41,7 +44,7 @@ def command(board: str, as_json: bool) -> None:
     Nothing is loaded onto a real board. Exit status 1 if the board asked for cannot be used.
     """
     asked = _asked(board)
-    groups = full_report(asked)
+    groups = full_report(asked, read_clock_mhz=read_pl_clock_mhz)
     if asked == "simulated" and pynq_installed():
         groups.append(Group(SIMULATED, tuple(isolated("picture", run_simulated, unexpected="error"))))
     failed = asked != "auto" and has_error(groups)
@@ -50,7 +53,7 @@ def command(board: str, as_json: bool) -> None:
         echo_json({"ok": not failed, "board": asked, "summary": sentence, "groups": as_data(groups)})
     else:
         echo_groups(groups)
-        click.echo(sentence)
+        echo(sentence)
     if failed:
         sys.exit(FAILED)
 
@@ -58,7 +61,7 @@ def command(board: str, as_json: bool) -> None:
 def _asked(board: str) -> str:
     chosen = os.environ.get(BOARD_VARIABLE) or board if board == "auto" else board
     if chosen not in BOARDS:
-        raise BackendError(f"{BOARD_VARIABLE}: expected one of {', '.join(BOARDS)}, found {chosen!r}")
+        raise UnknownNameError(f"{BOARD_VARIABLE}: expected one of {', '.join(BOARDS)}, found {chosen!r}")
     return chosen
 
 
@@ -73,7 +76,7 @@ def run_simulated() -> Iterator[Check]:
         label = board.classify(image).label  # the first run prepares the core's model, the second is timed
         start = time.perf_counter()
         logits = board.logits(image[None])
-        stages = {**getattr(board.engine, "timings", {}), "whole call": (time.perf_counter() - start) * 1e3}
+        stages = {**board.engine.timings, "whole call": (time.perf_counter() - start) * 1e3}
         shown = ", ".join(f"{stage} {ms:.3f}" for stage, ms in stages.items())
         yield Check("picture", "ok", f"noise taken for {label!r}; stages in ms: {shown}")
         with Classifier.load(DEFAULT_MODEL, backend="cpu", arithmetic=board.arithmetic) as engine:
@@ -86,7 +89,7 @@ def run_simulated() -> Iterator[Check]:
 
 def summary(groups: list[Group], asked: str, machine: Machine) -> str:
     """One line: which engines work here, and what the overlay needs if it does not."""
-    engines = cpu.engines()
+    engines = list(native.engines())
     here = f"cpu ({engines[0]})" if engines else "reference (NumPy only, slow: the native kernels were not built)"
     return f"Here: {here}. Overlay: {_overlay(groups, asked, machine)}"
 
@@ -97,14 +100,14 @@ def _overlay(groups: list[Group], asked: str, machine: Machine) -> str:
         ran = any(group.title == SIMULATED for group in groups) and not wrong
         return "works on the simulated board" if ran else f"not on the simulated board, because of {_names(wrong)}"
     if machine.is_board and not wrong:
-        overlays = {overlay.name for overlay in OVERLAYS}
+        overlays = {overlay.name for overlay in OVERLAYS} | ({engine_overlay.NAME} if engine_overlay.built() else set())
         fetched = [c.name for group in groups for c in group.checks if c.name in overlays and c.status == "ok"]
         return f"ready with {', '.join(fetched)}" if fetched else "fetch one: fracbnn overlays fetch cifar10"
     if machine.is_board:
         return f"not yet, because of {_names(wrong)}"
     if pynq_installed():
         return "needs a board; try --board simulated"
-    return "needs a board, or pynq for a simulated one: pip install 'fracbnn-pynq[board]'"
+    return f"needs a board, or pynq for a simulated one: {install_line('board')}"
 
 
 def _names(wrong: list[str]) -> str:

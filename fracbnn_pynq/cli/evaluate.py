@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,18 @@ from tqdm import tqdm
 
 from ..classifier import Classifier
 from ..datasets import open_source
+from ..errors import SourceError
 from ..evaluation import TOP, Accuracy, evaluate
-from .options import echo_json, echo_table, engine_options, json_option
+from ..text import printable
+from . import INPUT_AT_FAULT
+from .options import echo, echo_json, echo_table, engine_options, examples, json_option
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "fracbnn evaluate pictures/ --classes", "fracbnn evaluate cifar-10-batches-py/ --model cifar10-authors --json"
+    )
+)
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @engine_options
 @click.option("--classes", "by_class", is_flag=True, help="Of each class, too.")
@@ -23,20 +31,32 @@ def command(data: tuple[Path, ...], by_class: bool, as_json: bool, **engine: Any
     """Say how often a model is right about labelled pictures.
 
     DATA is a folder with one folder of pictures per class, a folder with CIFAR-10's own batch files, or an .npz; see
-    docs/training.md.
+    docs/training.md. Pictures that cannot be read are named, counted and left out; exit status 2 then.
     """
     sources = [open_source(path) for path in data]
     with Classifier.load(**engine) as classifier:
         found = []
         for source in sources:
-            with tqdm(total=len(source.labels), desc=source.name, unit=" pictures", disable=None, leave=False) as bar:
-                found.append(evaluate(classifier, source, bar.update))
+            with tqdm(
+                total=len(source.labels), desc=printable(source.name), unit=" pictures", disable=None, leave=False
+            ) as bar:
+                found.append(evaluate(classifier, source, bar.update, _leave_out))
         about = {"network": classifier.network.name, "backend": classifier.backend, "arithmetic": classifier.arithmetic}
     if as_json:
         echo_json({**about, "results": [_facts(each) for each in found]})
-        return
-    click.echo(f"{about['network']}, {about['backend']}, {about['arithmetic']} arithmetic")
-    head = ["DATA", "PICTURES", "TOP-1", f"TOP-{TOP}", "STANDARD ERROR"]
+    else:
+        _echo(about, found, by_class)
+    if any(each.unreadable for each in found):
+        sys.exit(INPUT_AT_FAULT)
+
+
+def _leave_out(error: SourceError) -> None:
+    echo(f"error: {error}", err=True)
+
+
+def _echo(about: dict[str, str], found: list[Accuracy], by_class: bool) -> None:
+    echo(f"{about['network']}, {about['backend']}, {about['arithmetic']} arithmetic")
+    head = ["DATA", "PICTURES", "UNREADABLE", "TOP-1", f"TOP-{TOP}", "STANDARD ERROR"]
     echo_table([head, *(_row(each) for each in found)])
     if by_class:
         for each in found:
@@ -46,13 +66,14 @@ def command(data: tuple[Path, ...], by_class: bool, as_json: bool, **engine: Any
 
 def _row(found: Accuracy) -> list[str]:
     shares = (f"{found.share:.2%}", f"{found.share_in_top:.2%}", f"{100 * found.standard_error:.2f} points")
-    return [found.name, str(found.pictures), *shares]
+    return [found.name, str(found.pictures), str(found.unreadable), *shares]
 
 
 def _facts(found: Accuracy) -> dict[str, Any]:
     return {
         "data": found.name,
         "pictures": found.pictures,
+        "unreadable": found.unreadable,
         "top1": found.share,
         f"top{TOP}": found.share_in_top,
         "standard_error": found.standard_error,

@@ -10,8 +10,10 @@ from typing import Any
 
 import click
 
-from ..board.checks import Check
-from ..board.preflight import Group
+from ..doctor.checks import Check
+from ..doctor.preflight import Group
+from ..text import printable
+from .options import echo
 
 _SYMBOLS = {"ok": "+", "warning": "!", "error": "x"}
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -23,7 +25,7 @@ def echo_groups(groups: Iterable[Group]) -> None:
     """Print checks, grouped: symbol and word, name, what was found; below it what to do, unless all is well."""
     width = max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size().columns))
     for group in groups:
-        click.echo(group.title)
+        echo(group.title)
         for check in group.checks:
             _echo_check(check, width)
 
@@ -42,10 +44,12 @@ def _echo_check(check: Check, width: int) -> None:
     word = f"{_SYMBOLS[check.status]} {check.status}".ljust(9)
     indent = " " * (2 + 9 + 1 + _NAME_WIDTH + 1)
     wrap = textwrap.TextWrapper(width - len(indent), break_on_hyphens=False, break_long_words=False)
-    lines = wrap.wrap(check.found) or [""]
-    click.echo(f"  {click.style(word, fg=_COLOURS[check.status])} {check.name.ljust(_NAME_WIDTH)} {lines[0]}")
+    lines = wrap.wrap(printable(check.found)) or [""]
+    click.echo(
+        f"  {click.style(word, fg=_COLOURS[check.status])} {printable(check.name).ljust(_NAME_WIDTH)} {lines[0]}"
+    )
     if check.status != "ok":
         wrap.subsequent_indent = "   "
-        lines += wrap.wrap(f"-> {check.advice}")
+        lines += wrap.wrap(f"-> {printable(check.advice)}")
     for line in lines[1:]:
-        click.echo(indent + line)
+        echo(indent + line)

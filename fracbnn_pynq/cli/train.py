@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import SourceError
+from ..extras import install_line
 from ..models import find_model
 from ..networks import NETWORKS, Network, get_network
+from .options import echo, examples
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
@@ -48,10 +50,17 @@ def _recipe_options(function: Function) -> Function:
     return function
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "fracbnn train pictures/ --out mine.safetensors --hours 2",
+        "fracbnn train pictures/ --out mine.safetensors --epochs 10 --initial cifar10",
+    )
+)
 @click.argument("data", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="The model file to write (.safetensors).")
-@click.option("--network", type=click.Choice(list(NETWORKS)), default="cifar10", show_default=True)
+@click.option(
+    "--network", type=click.Choice(list(NETWORKS)), default="cifar10", show_default=True, help="The shape to train."
+)
 @click.option("--hours", type=_ABOVE_ZERO, help="How long to train.")
 @click.option("--epochs", type=_ABOVE_ZERO, help="Or how many times to go through the pictures.")
 @click.option("--test", type=_PATH, help="Labelled pictures to measure on. [default: a random part of DATA]")
@@ -59,10 +68,17 @@ def _recipe_options(function: Function) -> Function:
 @click.option("--initial", help="What to start from: a model's name or file, parameters (.npz, .pt), a checkpoint.")
 @click.option("--teacher", help="A model to learn from as well: its name (see 'fracbnn models') or file.")
 @_recipe_options
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
 @click.option("--device", help="A PyTorch device. [default: a GPU if there is one, else the CPU]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]")
-@click.option("--compile/--no-compile", "compiled", default=None, help="Compile the step. [default: if possible]")
+@click.option(
+    "--precision",
+    type=click.Choice(["bfloat16", "float32"]),
+    help="Of the convolutions' inputs. [default: bfloat16 where the device has instructions for it]",
+)
+@click.option(
+    "--compile/--no-compile", "compiled", default=None, help="Compile the step. [default: in runs so long that it pays]"
+)
 @click.option("--restart", is_flag=True, help="Begin anew, and throw an unfinished run's state away.")
 def command(  # each option is one parameter
     data: Path,
@@ -77,6 +93,7 @@ def command(  # each option is one parameter
     seed: int,
     device: str | None,
     threads: int | None,
+    precision: str | None,
     compiled: bool | None,
     restart: bool,
     **changes: Any,
@@ -94,8 +111,13 @@ def command(  # each option is one parameter
     try:
         import torch  # noqa: PLC0415 - an optional, large dependency
     except ImportError:
-        raise SourceError("training needs PyTorch: pip install 'fracbnn-pynq[train]'") from None
-    from ..training.export import export  # noqa: PLC0415 - needs PyTorch
+        advice = (
+            f"install it with: {install_line('train')}. Without an NVIDIA GPU choose PyTorch's CPU build first, which "
+            "is far smaller: https://pytorch.org/get-started/locally has the line"
+        )
+        raise SourceError("training needs PyTorch", advice=advice) from None
+    from ..training.devices import describe_device  # noqa: PLC0415 - needs PyTorch
+    from ..training.export import FEWEST_STEPS, export, too_few_steps  # noqa: PLC0415
     from ..training.run import Budget, TrainingRun  # noqa: PLC0415
     from ..training.teacher import model_teacher  # noqa: PLC0415
 
@@ -118,22 +140,26 @@ def command(  # each option is one parameter
         teacher=None if teacher is None else model_teacher(find_model(teacher), kind, train.classes),
         device=_device(device),
         compiled=compiled,
+        precision=precision,
         progress=True,
     )
+    echo(f"training on {describe_device(run.device)}, in {run.precision}", err=True)
+    if run.steps_planned is not None and run.steps_planned < FEWEST_STEPS:
+        echo(too_few_steps(run.steps_planned), err=True)  # now, while it can be changed
     if run.resumed:
-        click.echo(f"going on at {run.progress:.0%}", err=True)
+        echo(f"going on at {run.progress:.0%}", err=True)
     elif initial is not None and not run.start_from(initial):
-        click.echo(f"{initial} has other classes: its last layer is learnt anew", err=True)
+        echo(f"{initial} has other classes: its last layer is learnt anew", err=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: run.stop())
     if not run.run():
-        click.echo("stopped; the same command goes on from here", err=True)
+        echo("stopped; the same command goes on from here", err=True)
         sys.exit(STOPPED)
     for line in export(run, out, initial=initial, teacher=teacher).lines():
-        click.echo(line)
+        echo(line)
     for pictures in folder.glob("*.npy"):
         pictures.unlink()  # large, and quickly made again
-    click.echo(f"{out}: the model; {out.with_suffix('.md').name}: its card")
+    echo(f"{out}: the model; {out.with_suffix('.md').name}: its card")
 
 
 def _device(name: str | None) -> str:
@@ -167,7 +193,7 @@ def _data(
     if other is not None:
         other = replace(other, labels=other.labels_for(source.classes), classes=source.classes)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise SourceError(f"cannot make the folder {folder}: {error.strerror}") from None
     train = decode(source, network, folder / "train.npy")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, SourceError
-from ..modelfile import Model
+from ..model import Model
 from ..networks import CIFAR10, IMAGENET, Network
 
 
@@ -23,7 +23,8 @@ def import_model(
 
     * two ``.h`` files: the authors' CIFAR-10 tables
     * five ``.bin`` files: the authors' ImageNet host files
-    * one ``.npz``, ``.pt`` or ``.pth``: parameters under the authors' names, batch norms folded or not
+    * one ``.npz``, ``.safetensors`` or PyTorch checkpoint (``.pt``, ``.pth``, ``.pth.tar``, ``.ckpt``, ``.bin``):
+      parameters under the authors' names, batch norms folded or not
 
     ``classes`` replaces the network's own class names for a network trained on other pictures. Raises
     :class:`~fracbnn_pynq.errors.SourceError` if the files are not what they should be.
@@ -45,16 +46,16 @@ def _read(sources: Sequence[Path], network: Network, given: dict[str, Any], clas
         from .hls_tables import import_hls_tables  # noqa: PLC0415 - only the importer that is used is loaded
 
         return import_hls_tables(sources, given)
-    if endings == {".bin"} and network is IMAGENET:
+    if endings == {".bin"} and network is IMAGENET and len(sources) > 1:
         from .host_files import import_host_files  # noqa: PLC0415
 
         return import_host_files(sources, given)
-    if len(sources) == 1 and endings <= {".npz", ".pt", ".pth"}:
-        from .archives import import_archive  # noqa: PLC0415
+    from .archives import ENDINGS, import_archive  # noqa: PLC0415
 
+    if len(sources) == 1 and endings <= ENDINGS:
         return import_archive(sources[0], network, given, classes)
     raise SourceError(
         "expected the two .h files of the authors' CIFAR-10 release, the five .bin files of their ImageNet release "
-        f"(with --network imagenet), or one .npz, .pt or .pth; found {', '.join(p.name for p in sources)} "
-        f"for {network.name}"
+        "(with --network imagenet), or one .npz, .safetensors, .pt, .pth, .ckpt or .bin; found "
+        f"{', '.join(path.name for path in sources)} for {network.name}"
     )

@@ -1,25 +1,38 @@
-"""A NumPy ``.npz`` or a PyTorch state_dict with the authors' parameter names. No pickle is executed."""
+"""Parameters under the authors' names in one file: ``.npz``, ``.safetensors`` or a PyTorch checkpoint. Nothing in it
+is executed."""
 
 from __future__ import annotations
 
-import io
-import math
-import zipfile
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..classes import default_classes
 from ..errors import SourceError
 from ..files import read_file
-from ..modelfile import Model
+from ..model import Model
 from ..networks import CIFAR10, Network
+from ..npz import read_npz
+from .checkpoints import read_checkpoint
 from .hls_tables import convolutions
-from .parameters import build_model, default_classes
+from .names import canonical_names, listed
+from .parameters import build_model, known_names
+
+log = logging.getLogger(__name__)
+
+ENDINGS = frozenset({".npz", ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar"})
+"""Last endings of files that are read here; ``.tar`` is that of ``.pth.tar``."""
 
 MAX_ARCHIVE_SIZE = 256 << 20
 PACKED_CIFAR10 = "packed.conv_weight_all"
+_DTYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1", "I8": "|i1", "U8": "|u1"},
+    **{f"{kind}{bits}": f"<{kind.lower()}{bits // 8}" for kind in "IU" for bits in (16, 32, 64)},
+}
 
 
 def import_archive(path: Path, network: Network, provenance: dict[str, Any], classes: tuple[str, ...] | None) -> Model:
@@ -28,83 +41,63 @@ def import_archive(path: Path, network: Network, provenance: dict[str, Any], cla
     try:
         return build_model(network, arrays, classes or default_classes(network), provenance)
     except SourceError as error:
-        raise SourceError(f"{path}: {error}") from None
+        raise SourceError(f"{path}: {error.message}", advice=error.advice) from None
 
 
 def read_parameters(path: Path, network: Network) -> dict[str, npt.NDArray[Any]]:
-    """Named arrays of an ``.npz`` or of a PyTorch file; packed CIFAR-10 convolutions where float ones are absent."""
-    arrays = _npz_arrays(path) if path.suffix.lower() == ".npz" else _state_dict_arrays(path)
+    """Arrays of a file by the authors' names, whatever prefixes and wrappers it has them in.
+
+    Packed CIFAR-10 convolutions are unpacked where float ones are absent. Entries that are no parameters are left out,
+    with a line of the log. Raises :class:`~fracbnn_pynq.errors.SourceError`.
+    """
+    given = _READERS.get(path.suffix.lower(), read_checkpoint)(path, MAX_ARCHIVE_SIZE)
     try:
+        arrays, ignored = canonical_names(given, known_names(network))
+        if ignored:
+            log.warning("%s: ignored beside the parameters: %s", path, listed(ignored))
         if network.name == CIFAR10.name and "conv1.weight" not in arrays and PACKED_CIFAR10 in arrays:
             arrays.update(convolutions(arrays[PACKED_CIFAR10]))
     except SourceError as error:
-        raise SourceError(f"{path}: {error}") from None
+        raise SourceError(f"{path}: {error.message}", advice=error.advice) from None
     return arrays
 
 
-def _npz_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    data = read_file(path, MAX_ARCHIVE_SIZE, SourceError)
+def is_model_file(path: Path) -> bool:
+    """Whether a ``.safetensors`` file holds a model of this package rather than plain parameters."""
+    return "fracbnn" in _metadata(read_file(path, MAX_ARCHIVE_SIZE, SourceError))
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
     try:
-        return _read_npz(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (ValueError, RecursionError, OverflowError):
+        return {}
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _read_safetensors(path: Path, limit: int) -> dict[str, npt.NDArray[Any]]:
+    from safetensors import SafetensorError, deserialize  # noqa: PLC0415 - only the reader that is used is loaded
+
+    data = read_file(path, limit, SourceError)
+    if "fracbnn" in _metadata(data):
+        raise SourceError(f"{path}: expected parameters to import, found a model file", advice="give it to --model")
+    try:
+        return {name: _tensor(name, facts) for name, facts in deserialize(data)}  # type: ignore[no-untyped-call]
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged archive makes its readers raise anything
-        raise SourceError(f"{path}: expected a NumPy .npz of plain arrays, found something else ({error})") from None
+    except (SafetensorError, ValueError, OverflowError, MemoryError) as error:
+        raise SourceError(f"{path}: expected a .safetensors file, found something else ({error})") from None
 
 
-def _read_npz(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an ``.npz``; nothing is allocated or executed on the word of the file."""
-    arrays = {}
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = archive.infolist()
-        size = sum(member.file_size for member in members)
-        if size > MAX_ARCHIVE_SIZE:
-            raise SourceError(f"expected at most {MAX_ARCHIVE_SIZE} bytes of arrays, found {size}")
-        for member in members:
-            arrays[member.filename.removesuffix(".npy")] = _read_npy(member.filename, archive.read(member))
-    return arrays
+def _tensor(name: str, facts: dict[str, Any]) -> npt.NDArray[Any]:
+    kind, data, shape = facts["dtype"], facts["data"], facts["shape"]
+    if kind == "BF16":  # the upper half of a float32
+        halves = np.frombuffer(data, "<u2").astype(np.uint32) << 16
+        return halves.view(np.float32).reshape(shape)
+    if kind not in _DTYPES:
+        raise SourceError(f"tensor {name!r}: expected real numbers, found {kind}")
+    return np.frombuffer(data, _DTYPES[kind]).reshape(shape)
 
 
-def _read_npy(name: str, data: bytes) -> npt.NDArray[Any]:
-    stream = io.BytesIO(data)
-    # Version 1.0 holds every plain array. The others have headers too long to parse without care.
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise SourceError(f"array {name!r}: expected .npy version 1.0, found another")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.hasobject or dtype.names is not None:
-        raise SourceError(f"array {name!r}: expected plain numbers, found Python objects or records")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise SourceError(f"array {name!r}: expected {dtype} {list(shape)}, found {len(data) - stream.tell()} bytes")
-    return np.ndarray(shape, dtype, data, stream.tell(), order="F" if fortran else "C")
-
-
-def _state_dict_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of a PyTorch file: a state_dict, or a mapping with one under ``state_dict`` or ``model``.
-
-    Needs PyTorch (``pip install torch``); reads tensors only (``weights_only``).
-    """
-    try:
-        import torch  # noqa: PLC0415 - an optional, large dependency
-    except ImportError:
-        raise SourceError(
-            f"{path} is a PyTorch file and PyTorch is not installed: install torch, or save the parameters as .npz "
-            "(numpy.savez with the same names)"
-        ) from None
-    data = read_file(path, MAX_ARCHIVE_SIZE, SourceError)
-    try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its readers do
-        raise SourceError(f"{path}: expected a PyTorch file of plain tensors, found something else ({error})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise SourceError(f"{path}: expected a state_dict (names to tensors), found {type(state).__name__}")
-    arrays = {}
-    for name, tensor in state.items():
-        try:
-            exact = tensor.detach().double() if tensor.is_floating_point() else tensor.detach()
-            arrays[str(name).removeprefix("module.")] = exact.numpy()
-        except (TypeError, ValueError, RuntimeError) as error:  # sparse, quantised or empty of data
-            raise SourceError(f"{path}: parameter {name!r}: expected a plain tensor ({error})") from None
-    return arrays
+_READERS = {".npz": read_npz, ".safetensors": _read_safetensors}

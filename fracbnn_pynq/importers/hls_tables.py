@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..board.weightlayout import unpack_cifar10_weights
+from ..classes import CIFAR10_CLASSES
 from ..errors import ModelError, SourceError
 from ..files import read_file
-from ..modelfile import Model
+from ..layouts.weights import unpack_cifar10_weights
+from ..model import Model
 from ..networks import CIFAR10
-from .parameters import CIFAR10_CLASSES, build_model, parameter_sizes
+from .parameters import build_model, parameter_sizes
 
 CONVOLUTIONS = "conv_weight_all"
 MAX_HEADER_SIZE = 8 << 20
@@ -48,7 +49,9 @@ def import_hls_tables(paths: Iterable[Path], provenance: dict[str, Any]) -> Mode
         text = read_file(path, MAX_HEADER_SIZE, SourceError).decode("utf-8", "replace")
         tables.update(read_tables(text, {CONVOLUTIONS, *wanted}, str(path)))
     if CONVOLUTIONS not in tables:
-        raise SourceError(f"expected a table {CONVOLUTIONS} in one of the files, found none; give both header files")
+        raise SourceError(
+            f"expected a table {CONVOLUTIONS} in one of the files, found none", advice="give both header files"
+        )
     arrays = convolutions(tables.pop(CONVOLUTIONS))
     for c_name, table in tables.items():
         name, size = wanted[c_name]

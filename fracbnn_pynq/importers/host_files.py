@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..board.layout import (
+from ..classes import imagenet_classes
+from ..errors import ModelError, SourceError
+from ..files import read_file
+from ..layouts.images import (
     IMAGENET_CONV1X1_WORDS,
     IMAGENET_CONV3X3_WORDS,
     IMAGENET_PARAMETER_WORDS,
     WORD_BYTES,
 )
-from ..board.weightlayout import ImageNetBuffers, unpack_imagenet_weights
-from ..errors import ModelError, SourceError
-from ..files import read_file
-from ..modelfile import LayerParameters, Model
+from ..layouts.weights import ImageNetBuffers, unpack_imagenet_weights
+from ..model import LayerParameters, Model
 from ..networks import IMAGENET
-from .parameters import imagenet_classes, rounded_classifier
+from .parameters import rounded_classifier
 
 SIZES = {
     IMAGENET_CONV3X3_WORDS * WORD_BYTES: "3x3 weights",

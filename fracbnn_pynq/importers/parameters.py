@@ -9,15 +9,15 @@ offset; one without is taken as folded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError, SourceError
-from ..modelfile import LayerParameters, Model, pack_weight, quantise_rows, unpack_weight
+from ..model import LayerParameters, Model, pack_weight, quantise_rows, unpack_weight
 from ..networks import CIFAR10, IMAGENET, LAYER_PARAMETERS, GatedLayer, Network, Stem
+from .names import listed, nearest
 
 BATCH_NORM_EPSILON = 1e-5
 """PyTorch's default, used by the authors and by this project."""
@@ -28,7 +28,6 @@ FIXED_FRACTION = 16
 Arrays = Mapping[str, npt.NDArray[Any]]
 Real = npt.NDArray[np.float64]
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 _WEIGHTLESS = (
     "num_batches_tracked",  # PyTorch's step counter
@@ -114,17 +113,6 @@ def rounded_classifier(network: Network, weight: Real) -> Real:
     return np.ldexp(integers.astype(np.float64), -exponent[:, None].astype(np.int64))
 
 
-def default_classes(network: Network) -> tuple[str, ...]:
-    """Class names of the data set a network is named after."""
-    return CIFAR10_CLASSES if network.name == CIFAR10.name else imagenet_classes()
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """Names of the 1000 ImageNet classes, in order."""
-    text = resources.files("fracbnn_pynq.weights").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
-
-
 def parameter_sizes(network: Network) -> dict[str, int]:
     """Name and number of elements of every parameter that a folded model has."""
     sizes: dict[str, int] = {}
@@ -141,6 +129,14 @@ def parameter_sizes(network: Network) -> dict[str, int]:
             sizes |= {f"{own['rprelu']}.{part}": out for part in ("shift_x.bias", "shift_y.bias", "prelu.weight")}
     fc = names["fc"]["weight"]
     return sizes | {f"{fc}.weight": network.classes * network.features, f"{fc}.bias": network.classes}
+
+
+def known_names(network: Network) -> frozenset[str]:
+    """Every name that :func:`build_model` knows: of parameters, of statistics, and of raw integers."""
+    names = set(parameter_sizes(network))
+    norms = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
+    names |= {f"{norm}.{statistic}" for norm in norms for statistic in ("running_mean", "running_var")}
+    return frozenset(names | {f"fixed.{name}" for name in names})
 
 
 def _layer(reader: _Reader, layer: GatedLayer, names: Mapping[str, str]) -> LayerParameters:
@@ -207,8 +203,11 @@ class _Reader:
 
     def take(self, name: str, size: int) -> npt.NDArray[Any]:
         if name not in self._arrays:
+            left = [other for other in self._arrays if other not in self._used]
             raise SourceError(
-                f"expected a parameter {name!r} for {self._network.title}, found none; is this the right --network?"
+                f"expected a parameter {name!r} for {self._network.title}, found none{nearest(name, left)}; there are "
+                f"{len(self._arrays)}: {listed(self._arrays)}",
+                advice="is this the right --network?",
             )
         array = np.asarray(self._arrays[name])
         if array.dtype.kind not in "fiu" or array.size != size:
@@ -279,6 +278,7 @@ class _Reader:
         ]
         if left:
             raise SourceError(
-                f"expected the parameters of {self._network.title} only, found {len(left)} others, "
-                f"{left[0]!r} first; is this the right --network?"
+                f"expected the parameters of {self._network.title} only, found {len(left)} others: {listed(left)}"
+                f"{nearest(left[0], known_names(self._network))}",
+                advice="is this the right --network?",
             )

@@ -1,6 +1,6 @@
 """A simulated Ultra96-V2: unmodified pynq, and every driver written for it, runs against models of the hardware.
 
-Real here: pynq itself (Overlay, MMIO, register maps, buffers, clocks, interrupts, the DMA driver) and the bits the
+Real here: pynq itself (Overlay, MMIO, register maps, buffers, clocks, interrupts) and the bits the
 cores compute. Modelled: registers, addresses, caches, clocks, the time a core takes. Not there at all: the FPGA
 manager, XRT, AXI timing, and anything electrical. A driver that passes here may still fail on a board; one that fails
 here would fail there.
@@ -14,6 +14,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ..doctor.environment import pynq_advice
 from ..errors import BackendError
 from .faults import Fault, FaultKind, FaultPlan
 from .handoff import write_overlay
@@ -21,7 +22,7 @@ from .leftovers import remove_leftovers
 from .memory import BusError
 
 if TYPE_CHECKING:
-    from ..modelfile import Model
+    from ..model import Model
     from .device import SimulatedDevice
 
 __all__ = ["BusError", "Fault", "FaultKind", "import_pynq", "install", "write_overlay"]
@@ -78,6 +79,5 @@ def import_pynq() -> ModuleType:
             import_module("pynq.lib")  # what pynq imports with the first overlay
             import_module("pynq.pl_server.embedded_device")
     except ImportError as error:
-        message = f"the simulated board needs pynq: {error}; install it with: pip install 'fracbnn-pynq[board]'"
-        raise BackendError(message) from error
+        raise BackendError(f"the simulated board needs pynq: {error}", advice=pynq_advice()) from error
     return pynq

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..board import layout, weightlayout
 from ..errors import BackendError, PictureError
-from ..modelfile import LayerParameters, Model
+from ..layouts import images as layout
+from ..layouts import weights as weightlayout
+from ..model import LayerParameters, Model
 from ..networks import IMAGENET
 
 log = logging.getLogger(__name__)

@@ -16,12 +16,14 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from ..board import layout
+from ..cores import CIFAR10_CORE, IMAGENET_CORE
+from ..cores import Core as PublishedCore
 from ..errors import OverlayError
+from ..layouts import images as layout
 from .compute import Cifar10Compute, ImageNetCompute, ImageNetNetwork
 from .faults import Fault, FaultKind, FaultPlan
 from .memory import Dram, MasterPort
-from .registers import ApCtrlHs, Ram32
+from .registers import FIRST_ARGUMENT, ApCtrlHs, Ram32
 from .runner import Commit, Job, Runner
 
 log = logging.getLogger(__name__)
@@ -41,32 +43,39 @@ class Result:
     data: bytes
 
 
+def _roles(core: PublishedCore, *roles: str) -> dict[str, str]:
+    return dict(zip(roles, core.arguments, strict=True))
+
+
 class Kernel(Protocol):
     """What one kind of core does with its arguments."""
 
-    cycles: ClassVar[int]
-    """Clock cycles of one run."""
     roles: ClassVar[Mapping[str, str]]
-    """Beginning of the argument register's name, by role."""
-    offsets: ClassVar[Mapping[str, int]]
-    """Offsets in the published overlay, by role, for hand-off files that name no registers."""
+    """Beginning of the argument register's name, by role, in the order of the registers."""
+
+    def cycles(self, arguments: Arguments) -> int:
+        """Clock cycles of a run."""
 
     def run(self, arguments: Arguments, port: MasterPort) -> Result:
         """Compute one run; raises BusError where memory does not answer."""
 
+    def status(self) -> Mapping[int, int]:
+        """Registers that only the core itself writes, by offset, as they are after a reset and after each run."""
+
 
 class Cifar10Kernel:
-    """The CIFAR-10 core: 24,576 bytes of thermometer words in, ten float32 logits out; weights in the bitstream.
+    """The CIFAR-10 core: 24,576 bytes of thermometer words in, ten float32 logits out; weights in the bitstream."""
 
-    89,000 cycles are 0.356 ms at 250 MHz, the paper's rate of 2,809 pictures a second (arXiv 2012.12206).
-    """
-
-    cycles: ClassVar[int] = 89_000
-    roles: ClassVar[Mapping[str, str]] = {"image": "image", "result": "output"}
-    offsets: ClassVar[Mapping[str, int]] = {"image": 0x10, "result": 0x18}
+    roles: ClassVar[Mapping[str, str]] = _roles(CIFAR10_CORE, "image", "result")
 
     def __init__(self, compute: Cifar10Compute) -> None:
         self._compute = compute
+
+    def cycles(self, arguments: Arguments) -> int:
+        return CIFAR10_CORE.cycles
+
+    def status(self) -> Mapping[int, int]:
+        return {}
 
     def run(self, arguments: Arguments, port: MasterPort) -> Result:
         port.check(arguments["result"], layout.CIFAR10_RESULT_BYTES)
@@ -76,26 +85,9 @@ class Cifar10Kernel:
 
 
 class ImageNetKernel:
-    """The ImageNet core: image, three weight buffers and 13 MB of scratch memory, whose first words are the result.
+    """The ImageNet core: image, three weight buffers and 13 MB of scratch memory, whose first words are the result."""
 
-    5,200,000 cycles are 20.8 ms at 250 MHz, the paper's rate of 48.1 pictures a second (arXiv 2012.12206).
-    """
-
-    cycles: ClassVar[int] = 5_200_000
-    roles: ClassVar[Mapping[str, str]] = {
-        "image": "image_thermo",
-        "conv3x3": "conv_weight_3x3",
-        "conv1x1": "conv_weight_1x1",
-        "parameters": "weights_all",
-        "scratch": "DDR_buf_pack",
-    }
-    offsets: ClassVar[Mapping[str, int]] = {
-        "image": 0x10,
-        "conv3x3": 0x18,
-        "conv1x1": 0x20,
-        "parameters": 0x28,
-        "scratch": 0x30,
-    }
+    roles: ClassVar[Mapping[str, str]] = _roles(IMAGENET_CORE, "image", "conv3x3", "conv1x1", "parameters", "scratch")
     _weight_bytes: ClassVar[Mapping[str, int]] = {
         "conv3x3": layout.IMAGENET_CONV3X3_BYTES,
         "conv1x1": layout.IMAGENET_CONV1X1_BYTES,
@@ -106,6 +98,12 @@ class ImageNetKernel:
         self._compute = compute
         self._key: tuple[tuple[int, int], ...] = ()
         self._network: ImageNetNetwork | None = None
+
+    def cycles(self, arguments: Arguments) -> int:
+        return IMAGENET_CORE.cycles
+
+    def status(self) -> Mapping[int, int]:
+        return {}
 
     def run(self, arguments: Arguments, port: MasterPort) -> Result:
         port.check(arguments["scratch"], layout.IMAGENET_SCRATCH_BYTES)
@@ -159,11 +157,12 @@ class Core:
         self.design_hz = design_hz
         self.overclocked = False
         self.error: Exception | None = None
-        self.arguments = Ram32()
+        self.arguments = Ram32(kernel.status())
+        self.arguments.locked.update(kernel.status())
         self.control = ApCtrlHs(self._start, arguments=self.arguments, interrupt=interrupt)
         self._kernel = kernel
         self._board = surroundings
-        self._offsets = _find_registers(name, kernel, registers)
+        self.offsets = _find_registers(name, kernel, registers)
         self._runner = Runner(f"simulated {name}")
         self._wakes = interrupt is not None
 
@@ -191,8 +190,8 @@ class Core:
         begin = time.perf_counter()
         faults = self._board.plan.next("run")
         hz = self._board.hz()
-        arguments = {role: words.get(offset, 0) for role, offset in self._offsets.items()}
-        job = Job(lambda: self._work(arguments, hz, faults), begin + self._seconds(hz, faults))
+        arguments = {role: words.get(offset, 0) for role, offset in self.offsets.items()}
+        job = Job(lambda: self._work(arguments, hz, faults), begin + self._seconds(arguments, hz, faults))
         if self._board.timed or self._wakes or FaultKind.LATE in faults:
             self._runner.submit(job, self.control.settle if self._wakes else None)
         else:
@@ -201,11 +200,11 @@ class Core:
             self._board.on_fault(fault)
         return job
 
-    def _seconds(self, hz: float, faults: Mapping[FaultKind, Fault]) -> float:
+    def _seconds(self, arguments: Arguments, hz: float, faults: Mapping[FaultKind, Fault]) -> float:
         if FaultKind.HANG in faults or not hz:
             return math.inf
         late = faults[FaultKind.LATE].number(0.5) if FaultKind.LATE in faults else 0.0
-        return late + (self._kernel.cycles / hz if self._board.timed else 0.0)
+        return late + (self._kernel.cycles(arguments) / hz if self._board.timed else 0.0)
 
     def _work(self, arguments: Arguments, hz: float, faults: Mapping[FaultKind, Fault]) -> Commit:
         broken = faults[FaultKind.BUS_ERROR].range() if FaultKind.BUS_ERROR in faults else None
@@ -223,18 +222,24 @@ class Core:
         if fault := faults.get(FaultKind.WRONG_LENGTH):
             data = data[: int(fault.number(len(data) // 2))]
 
+        status = self._kernel.status()
+
         def commit() -> None:
-            port.write(result.address, data)
-            if fault := faults.get(FaultKind.OVERLAY_REPLACED):
-                self._board.on_fault(fault)
+            if data:
+                port.write(result.address, data)
+            self.arguments.values.update(status)
+            for kind in (FaultKind.OVERLAY_REPLACED, FaultKind.OVERLAY_RELOADED):
+                if fault := faults.get(kind):
+                    self._board.on_fault(fault)
 
         return commit
 
 
 def _find_registers(core: str, kernel: Kernel, registers: Mapping[str, int]) -> dict[str, int]:
-    """Offset of every argument by role: the first register whose name begins as the role's does."""
+    """Offset of every argument by role: the first register whose name begins as the role's does; those of the published
+    overlay where the hand-off file names no registers."""
     if not registers:
-        return dict(kernel.offsets)
+        return {role: FIRST_ARGUMENT + 8 * i for i, role in enumerate(kernel.roles)}
     found = {}
     for role, prefix in kernel.roles.items():
         offsets = [offset for name, offset in registers.items() if name.startswith(prefix)]

@@ -28,6 +28,7 @@ from .memory import CMA_BASE, CMA_SIZE, Dram, DramBuffer
 log = logging.getLogger(__name__)
 
 _tags = itertools.count()
+_FPGA_MANAGER = "/sys/class/fpga_manager/fpga0/firmware"
 _OTHER_PART = "xczu5eg-sfvc784-1-i"
 
 
@@ -98,6 +99,7 @@ class SimulatedDevice(Device):  # type: ignore[misc]  # pynq has no type informa
         self.clocks = Clocks(self.bus)
         self.downloads = 0
         self._loaded = FileLock()
+        self._design: tuple[Any, ...] | None = None
         board = Surroundings(self.dram, self.clocks.fabric_hz, timed, self.plan, self._show)
         self._fabric = Fabric(self.bus, board, **contents)
         self._uio = pynqapi.UioDevices(self._fabric.uio)
@@ -143,11 +145,14 @@ class SimulatedDevice(Device):  # type: ignore[misc]  # pynq has no type informa
         file = read_bit(data)
         if file.part.split("-")[:2] != self.part.split("-")[:2]:
             message = f"bitstream for {file.part}, device is {self.part}"
-            raise OSError(errno.EINVAL, message, "/sys/class/fpga_manager/fpga0/firmware")
-        self._loaded.take(path)
+            raise OSError(errno.EINVAL, message, _FPGA_MANAGER)
         faults = self.plan.next("download")
+        if FaultKind.DOWNLOAD_FAILS in faults:
+            raise OSError(errno.EIO, "the bitstream was not taken (injected)", _FPGA_MANAGER)
+        self._loaded.take(path)
         self.clocks.release()  # a clock that was stuck after the last download was so because of that one
-        self._fabric.configure(parser.ip_dict, parser.interrupt_pins, parser.interrupt_controllers, file.tag)
+        self._design = (parser.ip_dict, parser.interrupt_pins, parser.interrupt_controllers, file.tag)
+        self._fabric.configure(*self._design)
         self._uio.install()
         for kind in (FaultKind.WRONG_CLOCK, FaultKind.CLOCK_STUCK):
             if kind in faults:
@@ -168,6 +173,11 @@ class SimulatedDevice(Device):  # type: ignore[misc]  # pynq has no type informa
         self._fabric.clear()
         self.timestamp = f"{datetime.datetime.now(datetime.timezone.utc)} (another process)"
         self.bitfile_name = "/another/process/other.bit"
+
+    def reload_overlay(self) -> None:
+        """As if another process had loaded the same overlay again: the cores' registers are as after a reset."""
+        if self._design is not None:
+            self._fabric.configure(*self._design)
 
     def power_cycle(self) -> None:
         """Power off and on: fabric empty, DRAM lost, clocks as the boot image sets them."""
@@ -194,3 +204,5 @@ class SimulatedDevice(Device):  # type: ignore[misc]  # pynq has no type informa
             self.power_cycle()
         elif fault.kind is FaultKind.OVERLAY_REPLACED:
             self.replace_overlay()
+        elif fault.kind is FaultKind.OVERLAY_RELOADED:
+            self.reload_overlay()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..modelfile import Model
+from ..cores import CIFAR10_CORE, ENGINE_VLNV, IMAGENET_CORE
+from ..model import Model
 from ..models import find_model
 from ..networks import CIFAR10
 from .bus import Bus, RegisterModel
@@ -18,10 +19,9 @@ from .compute import (
     ImageNetNetworks,
 )
 from .cores import Cifar10Kernel, Core, ImageNetKernel, Kernel, Surroundings
-from .dma import AxiDma, Stream
+from .engine import EngineKernel, HardwareEngine, engine_core
 from .handoff import BitstreamTag
 from .interrupts import AxiIntc, Line, UioLine
-from .memory import MasterPort
 from .registers import FIRST_ARGUMENT, Ram32
 
 
@@ -29,7 +29,7 @@ class Fabric:
     """Configures the fabric of a board from a hand-off file's dictionaries and a bitstream's tag.
 
     ``model``: weights inside CIFAR-10 bitstreams, over what their tag says. ``cifar10`` and ``imagenet`` replace what
-    the cores compute altogether, for tests; ``stream`` is the core behind a DMA engine, by default a wire.
+    the cores compute altogether, for tests.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class Fabric:
         model: Model | Callable[[], Model] | None = None,
         cifar10: Cifar10Compute | None = None,
         imagenet: ImageNetCompute | None = None,
-        stream: Stream = bytes,
     ) -> None:
         self.cores: dict[str, Core] = {}
         self.uio: dict[int, UioLine] = {}
         self._bus, self._board = bus, surroundings
-        self._model, self._cifar10, self._imagenet, self._stream = model, cifar10, imagenet, stream
+        self._model, self._cifar10, self._imagenet = model, cifar10, imagenet
         self._retired: list[Core] = []
+        self._hardware: list[HardwareEngine] = []
 
     def clear(self) -> None:
         """Take everything out: nothing answers in the fabric any more."""
@@ -55,6 +55,9 @@ class Fabric:
             core.remove()
         for line in self.uio.values():
             line.drive(False)
+        for hardware in self._hardware:
+            hardware.close()
+        self._hardware = []
         # Only those that close() must wait for: each holds the weights of its network.
         self._retired = [core for core in (*self._retired, *self.cores.values()) if not core.ended]
         self.cores = {}
@@ -101,15 +104,13 @@ class Fabric:
         self, name: str, entry: Mapping[str, Any], lines: Mapping[str, Line], tag: BitstreamTag
     ) -> RegisterModel:
         kind = entry["type"].rpartition(":")[0]
-        if kind == "xilinx.com:hls:FracNet_T":
+        if kind == CIFAR10_CORE.kind:
             return self._add_core(name, Cifar10Kernel(self._cifar10 or self._built_in(tag)), entry, lines, tag)
-        if kind == "xilinx.com:hls:FracNet":
+        if entry["type"] == ENGINE_VLNV:
+            return self._add_engine(name, entry, lines, tag)
+        if kind == IMAGENET_CORE.kind:
             compute = self._imagenet or ImageNetNetworks(tag.arithmetic or IMAGENET_ARITHMETIC)
             return self._add_core(name, ImageNetKernel(compute), entry, lines, tag)
-        if kind == "xilinx.com:ip:axi_dma":
-            send, receive = lines.get(f"{name}/mm2s_introut"), lines.get(f"{name}/s2mm_introut")
-            port = MasterPort(self._board.dram)
-            return AxiDma(port, self._stream, send_interrupt=send, receive_interrupt=receive)
         return Ram32()
 
     def _add_core(
@@ -127,6 +128,15 @@ class Fabric:
         self.cores[name] = core
         # Where control and arguments lie in two slaves, pynq tells of one of them only.
         return core.control if "CTRL" in registers or not registers else core.arguments
+
+    def _add_engine(
+        self, name: str, entry: Mapping[str, Any], lines: Mapping[str, Line], tag: BitstreamTag
+    ) -> RegisterModel:
+        if engine_core() == "model":
+            return self._add_core(name, EngineKernel(tag.pixels), entry, lines, tag)
+        hardware = HardwareEngine(self._board.dram, tag.pixels, interrupt=lines.get(f"{name}/interrupt"))
+        self._hardware.append(hardware)
+        return hardware
 
     def _built_in(self, tag: BitstreamTag) -> Cifar10Network:
         source = self._model or (lambda: find_model(tag.model or CIFAR10.name))

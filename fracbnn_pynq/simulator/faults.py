@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from ..cores import REACH
 from ..errors import BackendError
-from .memory import REACH
 
 ENVIRONMENT = "FRACBNN_FAULTS"
 
@@ -36,12 +36,16 @@ class FaultKind(str, Enum):
     """Run: while it runs the board loses power: fabric empty, DRAM lost, clocks as after booting."""
     OVERLAY_REPLACED = "overlay-replaced"
     """Run: right after it somebody else loads another overlay."""
+    OVERLAY_RELOADED = "overlay-reloaded"
+    """Run: right after it somebody else loads the same overlay again, which pynq in this process does not notice."""
     CMA_EXHAUSTED = "cma-exhausted"
     """Allocation: it fails as when no contiguous memory is left."""
     WRONG_CLOCK = "wrong-clock"
     """Download: fabric clock 0 comes out at ``value`` MHz (default 375); setting it again helps."""
     CLOCK_STUCK = "clock-stuck"
     """Download: as ``wrong-clock``, and setting it again has no effect before the next download."""
+    DOWNLOAD_FAILS = "download-fails"
+    """Download: the kernel refuses it, and what was in the fabric stays there."""
     WRONG_PART = "wrong-part"
     """No occasion: the board carries another device, an xczu5eg, and refuses bitstreams for the Ultra96-V2's."""
 
@@ -50,6 +54,7 @@ _OCCASIONS = {
     FaultKind.CMA_EXHAUSTED: "allocation",
     FaultKind.WRONG_CLOCK: "download",
     FaultKind.CLOCK_STUCK: "download",
+    FaultKind.DOWNLOAD_FAILS: "download",
     FaultKind.WRONG_PART: "board",
 }
 

@@ -12,18 +12,20 @@ import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..cores import CIFAR10_CORE, IMAGENET_CORE, ULTRA96V2
+from ..doctor.handoff import parse_bit_header
 from ..errors import OverlayError
-from .hwh import ClockPlan, System, cifar10_system, dma_system, imagenet_system
+from .hwh import ClockPlan, System, cifar10_system, engine_system, imagenet_system
 
-PART = "xczu3eg-sbva484-1-e"
+PART = f"{ULTRA96V2}-1-e"
 """Device, package, speed and temperature grade of the Ultra96-V2."""
 
 _MAGIC = bytes.fromhex("0ff00ff00ff00ff000")
 _SYNC = b"\xff" * 32 + bytes.fromhex("000000bb11220044ffffffffffffffffaa995566")
 _TAG = b"fracbnn-simulated-bitstream\0"
 
-SYSTEMS = {"cifar10": cifar10_system, "imagenet": imagenet_system, "dma": dma_system}
-_STEMS = {"cifar10": "FracNet_T_0", "imagenet": "FracNet_0", "dma": "dma_loop"}
+SYSTEMS = {"cifar10": cifar10_system, "imagenet": imagenet_system, "engine": engine_system}
+_STEMS = {"cifar10": CIFAR10_CORE.instance, "imagenet": IMAGENET_CORE.instance, "engine": "fracbnn_engine"}
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,15 @@ class BitstreamTag:
     """What a simulated bitstream "was made from".
 
     ``model``: name of a bundled model or path of a model file whose weights are inside (``None``: the board's choice);
-    ``arithmetic``: how the core rounds (``None``: as the published core); ``design_mhz``: the clock it was built for.
+    ``arithmetic``: how the core rounds (``None``: as the published core); ``design_mhz``: the clock it was built for;
+    ``pixels``: X of the project's own engine.
     """
 
     kind: str | None = None
     model: str | None = None
     arithmetic: str | None = None
     design_mhz: float = 250.0
+    pixels: int = 2
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,15 @@ def write_overlay(
     design_mhz: float | None = None,
     pll_mhz: float = 1500.0,
     part: str = PART,
+    pixels: int = 2,
 ) -> Path:
     """Write ``<name>.bit`` and ``<name>.hwh`` into ``folder`` (made if need be); returns the path of the .bit.
 
-    ``kind``: "cifar10", "imagenet" or "dma" (a DMA engine whose two channels are connected). ``registers``:
+    ``kind``: "cifar10", "imagenet", or "engine", the project's own accelerator. ``registers``:
     "published"; "renamed" (the CIFAR-10 build with image_r at 0x10 and output_r at 0x1C); "split" (control and
     arguments in two slaves, of which pynq 3 and 4 show a driver the second only: such an overlay must be refused).
     ``interrupt``: the core's line goes to an AXI interrupt controller. ``clock_mhz`` and ``pll_mhz``: what the
-    hand-off file asks of fabric clock 0 and the PLL its divisor was computed for.
+    hand-off file asks of fabric clock 0 and the PLL its divisor was computed for. ``pixels``: X of the engine.
     ``design_mhz``: clock the core was built for, ``clock_mhz`` without it. Raises OverlayError for an unknown kind or
     register map.
     """
@@ -94,7 +99,7 @@ def write_overlay(
     folder.mkdir(parents=True, exist_ok=True)
     bit = folder / f"{name or _STEMS[kind]}.bit"
     bit.with_suffix(".hwh").write_text(system.render(plan, device, package, grade), encoding="utf-8")
-    tag = BitstreamTag(kind, model, arithmetic, design_mhz or clock_mhz)
+    tag = BitstreamTag(kind, model, arithmetic, design_mhz or clock_mhz, pixels)
     bit.write_bytes(make_bit(tag, part))
     return bit
 
@@ -116,17 +121,8 @@ def make_bit(tag: BitstreamTag | None = None, part: str = PART) -> bytes:
 
 def read_bit(data: bytes) -> BitFile:
     """Take a .bit file apart. Raises OverlayError where it is not one."""
-    fields = {}
-    try:
-        offset = 2 + struct.unpack_from(">H", data)[0] + 2
-        while data[offset : offset + 1] in (b"a", b"b", b"c", b"d"):
-            key, length = struct.unpack_from(">cH", data, offset)
-            fields[key] = data[offset + 3 : offset + 3 + length].rstrip(b"\0").decode("ascii")
-            offset += 3 + length
-        end, length = struct.unpack_from(">cI", data, offset)
-        payload = data[offset + 5 :]
-        if end != b"e" or len(payload) != length:
-            raise OverlayError(f"bitstream: expected {length} bytes of payload, found {len(payload)}")
-        return BitFile(fields[b"a"], fields[b"b"], fields[b"c"], fields[b"d"], payload)
-    except (struct.error, KeyError, UnicodeDecodeError):
-        raise OverlayError("bitstream: expected a .bit file, found something else or a truncated one") from None
+    header, start = parse_bit_header(data, "bitstream")
+    payload = data[start:]
+    if len(payload) != header.payload:
+        raise OverlayError(f"bitstream: expected {header.payload} bytes of payload, found {len(payload)}")
+    return BitFile(header.design, header.part, header.date, header.time, payload)

@@ -6,10 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from xml.sax.saxutils import quoteattr
 
+from ..cores import (
+    CIFAR10_CORE,
+    ENGINE_BASE,
+    ENGINE_INSTANCE,
+    ENGINE_INTERRUPT,
+    ENGINE_MASTER,
+    ENGINE_SLAVE,
+    ENGINE_VLNV,
+    IMAGENET_CORE,
+    INTERRUPT_CONTROLLER,
+    INTERRUPT_CONTROLLER_BASE,
+    REACH,
+    REGISTER_WINDOW,
+)
+from ..engine.registers import REGISTERS
 from ..errors import OverlayError
+from .registers import FIRST_ARGUMENT
 
 PS = "zynq_ultra_ps_e_0"
-WINDOW = 0x1_0000
 
 
 def _element(name: str, body: str = "", **attributes: object) -> str:
@@ -82,7 +97,7 @@ class Module:
             for name, role in interfaces
         )
         memory = "".join(
-            _range((0, 0x7FFF_FFFF), PS, f"S_AXI_HP{i}_FPD", block=f"HP{i}_DDR_LOW", master=name, kind="MEMORY")
+            _range((0, REACH - 1), PS, f"S_AXI_HP{i}_FPD", block=f"HP{i}_DDR_LOW", master=name, kind="MEMORY")
             for i, name in enumerate(self.masters)
         )
         body = _element("ADDRESSBLOCKS", blocks) + _parameters(self.parameters) + _element("PORTS", self.ports)
@@ -122,7 +137,7 @@ class System:
         """The whole hand-off file."""
         ranges = "".join(
             _range(
-                (s.base, s.base + WINDOW - 1),
+                (s.base, s.base + REGISTER_WINDOW - 1),
                 m.name,
                 s.interface,
                 block="Reg",
@@ -137,7 +152,9 @@ class System:
         body = _parameters(clocks.parameters()) + _element("PORTS", ports)
         body += _element("BUSINTERFACES", master + _hp_ports()) + _element("MEMORYMAP", ranges)
         vlnv = "xilinx.com:ip:zynq_ultra_ps_e:3.3"
-        ps = _element("MODULE", body, FULLNAME=f"/{PS}", INSTANCE=PS, MODTYPE="zynq_ultra_ps_e", VLNV=vlnv)
+        ps = _element(
+            "MODULE", body, FULLNAME=f"/{PS}", INSTANCE=PS, MODTYPE="zynq_ultra_ps_e", IS_PL="FALSE", VLNV=vlnv
+        )
         info = _element(
             "SYSTEMINFO", ARCH="zynquplus", DEVICE=device, NAME="design_1", PACKAGE=package, SPEEDGRADE=f"-{grade}"
         )
@@ -178,7 +195,7 @@ def _port(direction: str, name: str, instance: str, port: str) -> str:
 
 def _with_interrupts(modules: list[Module], base: int) -> System:
     """Connect every interrupt pin, in order, through a concatenation to an interrupt controller at ``base``."""
-    intc, concat = "axi_intc_0", "xlconcat_0"
+    intc, concat = INTERRUPT_CONTROLLER, "xlconcat_0"
     inputs, connected = "", []
     number = 0
     for module in modules:
@@ -201,12 +218,12 @@ def _with_interrupts(modules: list[Module], base: int) -> System:
 def _core_slaves(base: int, arguments: Sequence[tuple[str, int]], split: bool) -> list[Slave]:
     registers = "".join(_register(name, offset, "write-only") for name, offset in arguments)
     if split:
-        return [Slave("s_axi_CTRL", base, _CONTROL), Slave("s_axi_control", base + WINDOW, registers)]
+        return [Slave("s_axi_CTRL", base, _CONTROL), Slave("s_axi_control", base + REGISTER_WINDOW, registers)]
     return [Slave("s_axi_CTRL", base, _CONTROL + registers)]
 
 
 def _system(modules: list[Module], interrupt: bool) -> System:
-    return _with_interrupts(modules, 0xA008_0000) if interrupt else System(modules)
+    return _with_interrupts(modules, INTERRUPT_CONTROLLER_BASE) if interrupt else System(modules)
 
 
 _CIFAR10_ARGUMENTS = {
@@ -222,8 +239,8 @@ def cifar10_system(registers: str, interrupt: bool) -> System:
         raise OverlayError(f"register map: expected one of {', '.join(_CIFAR10_ARGUMENTS)}, found {registers!r}")
     slaves = _core_slaves(0xA001_0000, _CIFAR10_ARGUMENTS[registers], registers == "split")
     core = Module(
-        "FracNet_T_0",
-        "xilinx.com:hls:FracNet_T:1.0",
+        CIFAR10_CORE.instance,
+        CIFAR10_CORE.vlnv,
         slaves,
         masters=("m_axi_IMG", "m_axi_RESULT"),
         interrupts=("interrupt",),
@@ -236,11 +253,10 @@ def imagenet_system(registers: str, interrupt: bool) -> System:
     """The published ImageNet overlay: the core at 0xA0000000 with five address registers."""
     if registers not in ("published", "split"):
         raise OverlayError(f"register map: expected published or split, found {registers!r}")
-    names = ("image_thermo_V", "conv_weight_3x3_all_new_V", "conv_weight_1x1_all_new_V", "weights_all_V")
-    arguments = [(name, 0x10 + 8 * i) for i, name in enumerate((*names, "DDR_buf_pack_V"))]
+    arguments = [(f"{name}_V", 0x10 + 8 * i) for i, name in enumerate(IMAGENET_CORE.arguments)]
     core = Module(
-        "FracNet_0",
-        "xilinx.com:hls:FracNet:1.0",
+        IMAGENET_CORE.instance,
+        IMAGENET_CORE.vlnv,
         _core_slaves(0xA000_0000, arguments, registers == "split"),
         masters=("m_axi_BUS32", "m_axi_BUS512", "m_axi_DDR512"),
         interrupts=("interrupt",),
@@ -248,26 +264,20 @@ def imagenet_system(registers: str, interrupt: bool) -> System:
     return _system([core], interrupt)
 
 
-def dma_system(registers: str, interrupt: bool) -> System:
-    """An AXI DMA in direct register mode at 0xA0000000, its stream output connected to its stream input."""
+def engine_system(registers: str, interrupt: bool) -> System:
+    """The project's own overlay: the engine at 0xA0000000, its memory port on HP0.
+
+    What overlays/engine/vivado/design.tcl makes, as far as pynq reads it.
+    """
     if registers != "published":
         raise OverlayError(f"register map: expected published, found {registers!r}")
-    parameters: dict[str, object] = {
-        "c_include_sg": 0,
-        "c_include_mm2s": 1,
-        "c_include_s2mm": 1,
-        "c_sg_length_width": 26,
-        "c_include_mm2s_dre": 0,
-        "c_include_s2mm_dre": 0,
-        "c_m_axi_mm2s_data_width": 64,
-        "c_m_axi_s2mm_data_width": 64,
-        "c_micro_dma": 0,
-    }
-    dma = Module(
-        "axi_dma_0",
-        "xilinx.com:ip:axi_dma:7.1",
-        [Slave("S_AXI_LITE", 0xA000_0000)],
-        parameters=parameters,
-        interrupts=("mm2s_introut", "s2mm_introut"),
+    access = {"rw": "read-write", "r": "read-only"}
+    described = [_register(r.name, r.offset, access[r.access]) for r in REGISTERS if r.offset >= FIRST_ARGUMENT]
+    core = Module(
+        ENGINE_INSTANCE,
+        ENGINE_VLNV,
+        [Slave(ENGINE_SLAVE, ENGINE_BASE, _CONTROL + "".join(described))],
+        masters=(ENGINE_MASTER,),
+        interrupts=(ENGINE_INTERRUPT,),
     )
-    return _system([dma], interrupt)
+    return _system([core], interrupt)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ..cores import REACH
 from ..errors import BackendError
 
 Bytes = npt.NDArray[np.uint8]
@@ -22,8 +23,6 @@ POISON = 0xA5
 PAGE = 4096
 SMALLEST_BUFFER = 8192
 """pynq >= 3.1 allocates at least this many bytes for any buffer."""
-REACH = 0x8000_0000
-"""First address the HP ports of the published overlays do not map: masters reach the low 2 GiB only."""
 CMA_BASE = 0x3780_0000
 CMA_SIZE = 256 << 20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,9 @@ from pynq.pl_server.embedded_device import RuntimeMetadataParser
 from pynq.uio import UioController
 from pynqmetadata.frontends import Metadata
 
+from ..cores import REACH
 from ..errors import OverlayError
 from .interrupts import UioLine
-
-_DDR_BYTES = 0x8000_0000
 
 
 def parse_handoff(path: Path) -> Any:
@@ -33,7 +33,7 @@ def parse_handoff(path: Path) -> Any:
         "raw_type": 0,
         "used": 1,
         "base_address": 0,
-        "size": _DDR_BYTES,
+        "size": REACH,
         "type": "DDR4",
         "streaming": False,
         "idx": 0,
@@ -74,7 +74,9 @@ class _Uio(UioController):  # type: ignore[misc]  # pynq has no type information
 
     def __init__(self, path: str) -> None:
         self._loop = asyncio.get_event_loop()  # where there is none this raises, as on a board, before a file is open
-        super().__init__(path)
+        # Opened by its path it would become the controlling terminal of a process that leads a session, as Jupyter's
+        # kernels do, and its end would end the process. pynq hands on to open() whatever it is given.
+        super().__init__(os.open(path, os.O_RDWR | os.O_NOCTTY))
 
     def __del__(self) -> None:
         self.end()

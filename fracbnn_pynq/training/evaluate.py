@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..backends.select import create_backend
 from ..datasets import Dataset
 from ..errors import BackendError
-from ..modelfile import Model
+from ..model import Model
+from ..selection import create_backend
 from .layers import GatedConv2d
 from .network import gated_layers, set_binary
 

@@ -11,12 +11,26 @@ import torch
 
 from ..errors import ModelError
 from ..files import write_file
-from ..modelfile import Model, save_model
+from ..model import Model
+from ..modelfile import save_model
+from .devices import describe_device
 from .evaluate import Comparison, compare
 from .run import Report, TrainingRun
 
 LARGEST_DIFFERENCE = 0.01
 """By how much the accuracy of the exported model may differ from the float network's before a warning is due."""
+
+
+FEWEST_STEPS = 200
+"""With fewer a network has hardly begun to learn: warm-up, the switch to binary weights and cooling all lie in them."""
+
+
+def too_few_steps(steps: int) -> str:
+    """What to say of a run of so few steps."""
+    return (
+        f"warning: expected at least {FEWEST_STEPS} steps, found a budget of {steps}; give more --hours or --epochs, "
+        "or a smaller --batch, else the network has hardly learnt anything"
+    )
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,9 @@ class Exported:
 
     model: Model
     comparison: Comparison
+    steps: int
+    no_picture: str = ""
+    """Why no picture of the run was drawn; empty where one was."""
 
     def lines(self) -> list[str]:
         """What a person wants to know of it."""
@@ -34,6 +51,10 @@ class Exported:
             f"{found.float_accuracy:.2%} in float; same answer for {found.agreement:.2%}",
             f"gates open: {found.gates_open:.1%}",
         ]
+        if self.steps < FEWEST_STEPS:
+            lines.append(too_few_steps(self.steps))
+        if self.no_picture:
+            lines.append(f"no picture of the run: {self.no_picture}")
         difference = abs(found.integer_accuracy - found.float_accuracy)
         if difference > LARGEST_DIFFERENCE + 1e-9:
             lines.append(
@@ -63,18 +84,19 @@ def export(run: TrainingRun, out: Path, *, initial: str | None = None, teacher: 
     }
     model = replace(folded, provenance=provenance)
     save_model(model, out)
-    picture = out.with_suffix(".png") if _draw(run.reports, out.with_suffix(".png")) else None
+    missing = _draw(run.reports, out.with_suffix(".png"))
+    picture = None if missing else out.with_suffix(".png")
     write_file(out.with_suffix(".md"), _card(model, comparison, picture).encode(), ModelError)
-    return Exported(model, comparison)
+    return Exported(model, comparison, run.steps, missing)
 
 
 def describe(run: TrainingRun, initial: str | None, teacher: str | None) -> str:
     """One paragraph: how the run trained."""
     recipe, seconds = run.recipe, run.seconds
     sizes = ", ".join(f"{round(share * run.network.image_size)} from {start:.0%}" for start, share in recipe.sizes)
-    device = torch.cuda.get_device_name() if run.device.type == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
     parts = [
-        f"{run.epochs:.1f} epochs in {seconds / 3600:.2f} hours of training time on {device}",
+        f"{run.epochs:.1f} epochs in {seconds / 3600:.2f} hours of training time on {describe_device(run.device)} in "
+        f"{run.precision}",
         f"Adam, batch {recipe.batch}, one cosine cycle from {recipe.peak_rate:g}",
         f"started from {Path(initial).name}" if initial is not None else "from scratch",
         f"real weights for {recipe.float_until:.0%} of the run, then binary"
@@ -122,23 +144,24 @@ def _cell(text: Any) -> str:
     return str(text).replace("|", "\\|").replace("\n", " ")
 
 
-def _draw(reports: Sequence[Report], path: Path) -> bool:
-    """A picture of the run; false where there is nothing to draw or Matplotlib is not installed."""
+def _draw(reports: Sequence[Report], path: Path) -> str:
+    """A picture of the run; why there is none, else nothing."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional
     except ImportError:
-        return False
-    if len(reports) < 2:
-        return False
+        return "Matplotlib is not installed (pip install matplotlib)"
+    if not reports:
+        return "nothing was measured in it"
     hours = [report.seconds / 3600 for report in reports]
+    marker = "o" if len(reports) < 3 else ""  # a line needs two points to be seen
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     shares = figure.add_subplot()
-    shares.plot(hours, [100 * report.accuracy for report in reports], label="accuracy")
-    shares.plot(hours, [100 * report.gates_open for report in reports], label="gates open")
+    shares.plot(hours, [100 * report.accuracy for report in reports], label="accuracy", marker=marker)
+    shares.plot(hours, [100 * report.gates_open for report in reports], label="gates open", marker=marker)
     shares.set(xlabel="hours of training", ylabel="per cent", ylim=(0, 100))
     loss = shares.twinx()
-    loss.plot(hours, [report.loss for report in reports], color="grey", linestyle=":", label="loss")
+    loss.plot(hours, [report.loss for report in reports], color="grey", linestyle=":", label="loss", marker=marker)
     loss.set(ylabel="loss")
     figure.legend(loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=120)
-    return True
+    return ""

@@ -149,7 +149,7 @@ def load_parameters(module: nn.Module, arrays: Mapping[str, npt.NDArray[Any]]) -
         elif name.endswith("num_batches_tracked"):
             state[name] = torch.zeros_like(present)
         else:
-            raise SourceError(f"expected a parameter {name!r}, found none; is this the right --network?")
+            raise SourceError(f"expected a parameter {name!r}, found none", advice="is this the right --network?")
     module.load_state_dict(state)
 
 

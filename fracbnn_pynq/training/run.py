@@ -6,7 +6,6 @@ run's progress. So a run that is killed and started again continues from its las
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -23,10 +22,11 @@ from tqdm import tqdm
 from ..datasets import Dataset
 from ..errors import SourceError
 from ..importers.parameters import build_model
-from ..modelfile import Model
+from ..model import Model
 from ..networks import Network
 from .augment import augment, resized
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import check_settings, load_checkpoint, restoring, save_checkpoint
+from .devices import CPU_SECONDS, choose_precision, pays_to_compile
 from .evaluate import gates_open, quick_accuracy
 from .network import build_network, gated_layers, named_arrays, set_binary
 from .recipe import Recipe
@@ -77,11 +77,11 @@ class TrainingRun:
     """Trains ``network``, with as many classes as ``train`` has, and measures on ``test``; see :meth:`run`.
 
     ``folder`` holds the checkpoint, from which the run goes on if there is one. ``teacher``: see :mod:`.teacher`.
-    ``device`` is a PyTorch device. ``compiled``: whether PyTorch compiles the step, which takes it a minute or two and
-    then nearly halves the step's time on a CPU; ``None``: where there is a C++ compiler. ``progress``: show a bar.
+    ``device`` is a PyTorch device. ``compiled``: whether PyTorch compiles the step, which takes it a minute or two for
+    each size of the pictures; ``None``: where :func:`.devices.pays_to_compile` says so. ``progress``: show a bar.
 
     Raises :class:`~fracbnn_pynq.errors.SourceError` where there is nothing to train on, or the checkpoint is that of
-    a run with other settings.
+    a run with other settings, pictures, labels or teacher.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class TrainingRun:
         teacher: Teacher | None = None,
         device: str = "cpu",
         compiled: bool | None = None,
+        precision: str | None = None,
         progress: bool = False,
     ) -> None:
         if len(train) < recipe.batch or len(test) == 0:
@@ -107,8 +108,10 @@ class TrainingRun:
         self.network, self.train, self.test = network.with_classes(len(train.classes)), train, test
         self.recipe, self.budget, self.seed, self.teacher = recipe, budget, seed, teacher
         self.device = torch.device(device)
+        self.precision = choose_precision(self.device, precision)
         self._path = folder / "checkpoint.pt"
         self._show = progress
+        self._pictures = ", ".join(f"{len(data)} ({data.fingerprint()})" for data in (train, test))
         torch.manual_seed(seed)
         self.module = build_network(self.network).to(self.device)
         self._channels_last()
@@ -117,7 +120,8 @@ class TrainingRun:
         self._multiple = network.image_size // network.pool_size
         loss: Callable[..., Tensor] = self._loss
         if compiled is None:
-            compiled = self.device.type == "cuda" or shutil.which("c++") is not None
+            seconds = self._seconds_expected()
+            compiled = pays_to_compile(self.device, seconds, len(recipe.sizes))
         # Pictures change their size a few times in a run; each size is worth compiling for.
         self._compiled = torch.compile(loss, dynamic=False) if compiled else loss
         self._order: tuple[int, npt.NDArray[np.int64]] | None = None
@@ -129,6 +133,16 @@ class TrainingRun:
     def steps_per_epoch(self) -> int:
         """Batches that fit into the pictures; the few left over differ from epoch to epoch."""
         return len(self.train) // self.recipe.batch
+
+    @property
+    def steps(self) -> int:
+        """Steps done so far, over all the run's processes."""
+        return self._state.step
+
+    @property
+    def steps_planned(self) -> int | None:
+        """Steps of the whole run; ``None`` where its budget is a time."""
+        return None if self.budget.epochs is None else round(self.budget.epochs * self.steps_per_epoch)
 
     @property
     def resumed(self) -> bool:
@@ -194,7 +208,7 @@ class TrainingRun:
 
     def _step(self) -> None:
         progress, recipe = self.progress, self.recipe
-        generator = torch.Generator().manual_seed(hash((self.seed, self._state.step)) & (2**63 - 1))
+        generator = torch.Generator().manual_seed(_step_seed(self.seed, self._state.step))
         pictures, labels = self._batch()
         pictures = augment(pictures, recipe, generator, progress)
         taught = self.teacher(pictures) if self.teacher is not None else None
@@ -216,7 +230,7 @@ class TrainingRun:
 
     def _loss(self, pictures: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
         recipe = self.recipe
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.module(pictures).float()
         loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
         if taught is not None:
@@ -245,6 +259,13 @@ class TrainingRun:
                 f"loss {report.loss:.3f}  accuracy {correct:.2%}  gates open {gates:.0%}"
             )
 
+    def _seconds_expected(self) -> float:
+        """Of the whole run, from its budget alone: a resumed run is to compute as it began."""
+        if self.budget.hours is not None:
+            return 3600 * self.budget.hours
+        pictures = (self.budget.epochs or 0) * len(self.train)
+        return pictures * CPU_SECONDS.get(self.network.name, max(CPU_SECONDS.values()))
+
     def _channels_last(self) -> None:
         for parameter in self.module.parameters():
             if parameter.dim() == 4:
@@ -257,7 +278,8 @@ class TrainingRun:
             "seed": self.seed,
             "budget": asdict(self.budget),
             "recipe": self.recipe.as_dict(),
-            "pictures": len(self.train),
+            "pictures": self._pictures,
+            "teacher": None if self.teacher is None else getattr(self.teacher, "fingerprint", "another"),
         }
 
     def _save(self) -> None:
@@ -275,18 +297,15 @@ class TrainingRun:
         saved = load_checkpoint(self._path)
         if saved.keys() != {"settings", "state_dict", "optimiser", "state"}:
             raise SourceError(f"{self._path}: expected a checkpoint of a training run, found another file of PyTorch's")
-        for name, value in self._settings().items():
-            if _plain(saved["settings"].get(name)) != _plain(value):
-                raise SourceError(
-                    f"{self._path}: this run was started with {name} {saved['settings'].get(name)}, not {value}: start "
-                    "it with the same settings, or give --restart to begin anew"
-                )
-        self.module.load_state_dict(saved["state_dict"])
-        self._optimiser.load_state_dict(saved["optimiser"])
-        state = saved["state"]
-        state["reports"] = [Report(**report) for report in state["reports"]]
-        self._state = _State(**state)
+        check_settings(self._path, saved["settings"], self._settings())
+        with restoring(self._path):
+            self.module.load_state_dict(saved["state_dict"])
+            self._optimiser.load_state_dict(saved["optimiser"])
+            state = saved["state"]
+            reports = [Report(**report) for report in state["reports"]]
+            self._state = _State(int(state["step"]), float(state["seconds"]), float(state["loss"]), reports)
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+def _step_seed(seed: int, step: int) -> int:
+    """A seed for one step that depends on nothing else, so that a resumed run goes on as it would have."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))

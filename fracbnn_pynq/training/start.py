@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError, SourceError
-from ..importers.archives import read_parameters
+from ..importers.archives import ENDINGS, is_model_file, read_parameters
 from ..importers.parameters import named_parameters
 from ..models import find_model
 from ..networks import Network
@@ -27,8 +27,9 @@ def read_start(source: str, network: Network) -> Arrays:
 
     Raises :class:`~fracbnn_pynq.errors.SourceError` or :class:`~fracbnn_pynq.errors.ModelError`.
     """
-    if Path(source).suffix.lower() in (".npz", ".pt", ".pth"):
-        return read_parameters(Path(source), network)
+    path = Path(source)
+    if path.suffix.lower() in ENDINGS and not (path.suffix.lower() == ".safetensors" and is_model_file(path)):
+        return read_parameters(path, network)
     model = find_model(source)
     if model.network.name != network.name:
         raise ModelError(f"{source}: expected a model of {network.title}, found one of {model.network.title}")
@@ -45,7 +46,7 @@ def start_with(module: nn.Module, arrays: Arrays, classes: int, pictures: Tensor
     own = named_arrays(module)
     fc = next(name.removesuffix(".bias") for name in own if name in ("linear.bias", "fc.bias"))
     if f"{fc}.bias" not in arrays:
-        raise SourceError(f"expected a parameter '{fc}.bias', found none; is this the right --network?")
+        raise SourceError(f"expected a parameter '{fc}.bias', found none", advice="is this the right --network?")
     same = np.size(arrays[f"{fc}.bias"]) == classes
     given = dict(arrays) if same else {**arrays, **{name: own[name] for name in (f"{fc}.weight", f"{fc}.bias")}}
     load_parameters(module, given)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..backends.select import create_backend
 from ..classifier import Classifier
 from ..errors import ModelError
-from ..modelfile import Model
+from ..model import Model
 from ..networks import Network
+from ..selection import create_backend
 
 Teacher = Callable[[Tensor], Tensor]
 """Takes pictures uint8 [N, 3, edge, edge], gives logits [N, classes]; any module that does so will do."""
@@ -28,13 +30,22 @@ def model_teacher(model: Model, network: Network, classes: tuple[str, ...]) -> T
             f"expected a teacher for {network.image_size}-pixel pictures of {', '.join(classes)}, found one for "
             f"{model.network.image_size}-pixel pictures of {', '.join(model.classes)}"
         )
-    classifier = Classifier(model, create_backend(model, backend="cpu"))
+    return _ModelTeacher(model)
 
-    def answer(pictures: Tensor) -> Tensor:
-        logits = classifier.logits(pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+class _ModelTeacher:
+    """Answers as ``model`` does. ``fingerprint`` tells it from other models."""
+
+    def __init__(self, model: Model) -> None:
+        self._classifier = Classifier(model, create_backend(model, backend="cpu"))
+        digest = hashlib.sha256(model.network.name.encode())
+        for name, tensor in sorted(model.tensors().items()):
+            digest.update(name.encode() + np.ascontiguousarray(tensor).tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        logits = self._classifier.logits(pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy())
         return torch.from_numpy(logits).to(pictures.device)
-
-    return answer
 
 
 def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:

@@ -3,7 +3,7 @@
  * The definition: with every pixel cut into size x size equal parts, a pixel of the result is the mean of the edge x edge
  * parts it covers, rounded half up. Prints a line; exits 1 on a difference.
  */
-#include "../../fracbnn_pynq/backends/native/fracbnn.h"
+#include "../../fracbnn_pynq/native/fracbnn.h"
 
 #include <stdio.h>
 #include <stdlib.h>

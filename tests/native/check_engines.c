@@ -1,4 +1,4 @@
-/* Every engine of this processor against the portable one, bit for bit, on random networks.
+/* Every engine of this processor, with a helping thread, against the portable one, bit for bit, on random networks.
  *
  * Plans are made here rather than in Python, so that the engines of another processor can be checked under an emulator.
  * Weights, tables and pictures are random; the networks are small, and between them have every rule, kernel, stride,
@@ -6,8 +6,10 @@
  *
  * Prints a line per network and engine; exits 1 on a difference.
  */
-#include "../../fracbnn_pynq/backends/native/fracbnn.h"
+#include "../../fracbnn_pynq/native/lookup.h"
+#include "../../fracbnn_pynq/native/team.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +43,8 @@ static const struct network networks[] = {
     {"imagenet-2021", 56, 32, 2, FB_IMAGENET_2021, IMAGENET_LIKE},
     {"imagenet-2021, in place", 28, 32, 2, FB_IMAGENET_2021, {{512, 1, 1, 0}, {512, 3, 2, 1}, {0}}},
 };
+
+fb_run run_lookup_portable; /* lookup_portable.c */
 
 static uint64_t state = 1;
 
@@ -140,11 +144,24 @@ static void make_weights(const struct fb_layer *l, int64_t *lanes, int64_t *rows
     *rows = address(row);
 }
 
+/* Where halved sums start, by border class: half the products inside the map, and the popcounts of the weights outside,
+ * where activation bits read as zero. */
 static int64_t make_start(const struct fb_layer *l)
 {
+    const int64_t taps = l->kernel * l->kernel, groups = l->in_channels / FB_LANES;
+    const uint64_t words = (uint64_t)(taps * l->in_channels + 63) / 64;
+    const uint64_t *rows = FB_POINTER(const uint64_t, l->weights);
     int32_t *start = block(BORDER_CLASSES * (size_t)l->out_channels * sizeof *start);
     for (int64_t i = 0; i < BORDER_CLASSES * l->out_channels; i++) {
-        uint32_t half = (uint32_t)(l->kernel * l->kernel * l->in_channels / 2 + between(-8, 8));
+        const int64_t down = i / l->out_channels / 3, right = i / l->out_channels % 3;
+        uint32_t half = 0;
+        for (int64_t piece = 0; piece < taps * groups; piece++) {
+            const int64_t tap = piece / groups, v = tap / l->kernel, h = tap % l->kernel;
+            const int outside = l->kernel == 3 && ((v == 0 && down == 0) || (v == 2 && down == 2) ||
+                                                   (h == 0 && right == 0) || (h == 2 && right == 2));
+            const uint64_t row = rows[(uint64_t)(i % l->out_channels) * words + (uint64_t)piece / 4];
+            half += outside ? (uint32_t)__builtin_popcount((uint32_t)(row >> piece % 4 * 16 & 0xffff)) : FB_LANES / 2;
+        }
         start[i] = (int32_t)(half << 16 | half);
     }
     return address(start);
@@ -212,9 +229,11 @@ static void make_plans(const struct network *network, struct fb_plan *lanes, str
                              .tile_wrap = sum_bits > 0 && s->kernel == 1,
                              .in_place = s->in_place};
         l.table = address(make_table((enum fb_rule)l.rule, l.out_channels, l.kernel * l.kernel * channels));
+        int64_t lane_weights;
+        make_weights(&l, &lane_weights, &l.weights);
         l.start = make_start(&l);
         first[count] = second[count] = l;
-        make_weights(&l, &first[count].weights, &second[count].weights);
+        first[count].weights = lane_weights;
         channels = l.out_channels, size = l.out_size;
     }
     p.layer_count = count;
@@ -230,18 +249,83 @@ struct result {
     size_t size; /* of codes, all pictures */
 };
 
+static void *help(void *team)
+{
+    fb_help(team);
+    return NULL;
+}
+
+/* Run an engine with a helper at every layer. */
 static struct result run(fb_run *engine, const struct fb_plan *p, const uint8_t *levels, const uint8_t *pictures)
 {
+    struct fb_team *team = fb_new_team(1);
+    pthread_t helper;
+    if (team == NULL || pthread_create(&helper, NULL, help, team) != 0) {
+        fputs("no helper\n", stderr);
+        exit(2);
+    }
     const struct fb_layer *last = FB_POINTER(const struct fb_layer, p->layers) + p->layer_count - 1;
     struct result r;
     r.size = PICTURES * (size_t)(last->out_size * last->out_size * last->out_channels);
     r.codes = block(r.size);
     memset(r.logits, 0, sizeof r.logits);
-    if (engine(p, levels, pictures, PICTURES, r.logits, r.codes) != 0) {
+    if (engine(p, levels, pictures, PICTURES, r.logits, r.codes, team) != 0) {
         fputs("out of memory\n", stderr);
         exit(2);
     }
+    fb_dismiss(team);
+    pthread_join(helper, NULL);
+    fb_free_team(team);
     return r;
+}
+
+/* The layer with every gate open, so that every engine computes both sums. */
+static struct fb_layer with_open_gates(struct fb_layer l)
+{
+    int32_t *table = block(TABLE_ROWS * (size_t)l.out_channels * sizeof *table);
+    memcpy(table, FB_POINTER(const int32_t, l.table), TABLE_ROWS * (size_t)l.out_channels * sizeof *table);
+    for (int64_t i = 0; i < l.out_channels; i++)
+        table[FB_GATE_AT * l.out_channels + i] = INT16_MIN;
+    l.table = address(table);
+    return l;
+}
+
+/* Sums and output of one layer alone on random codes; -1 where memory ran out. */
+static int one(fb_one *engine, const struct fb_layer *l, const uint8_t *codes, int32_t *sums, uint8_t *output)
+{
+    const struct fb_layer open = with_open_gates(*l);
+    const int status = engine(&open, codes, PICTURES, sums, NULL);
+    return status == 0 ? engine(l, codes, PICTURES, NULL, output) : status;
+}
+
+/* Every layer of the ImageNet core's networks alone, every engine against the portable one. */
+static int check_layers(const struct network *network)
+{
+    struct fb_plan lanes, rows;
+    int failures = 0;
+    make_plans(network, &lanes, &rows);
+    for (int64_t i = 0; i < rows.layer_count; i++) {
+        const struct fb_layer *l = FB_POINTER(const struct fb_layer, rows.layers) + i;
+        const size_t inputs = PICTURES * (size_t)(l->in_size * l->in_size * l->in_channels);
+        const size_t outputs = PICTURES * (size_t)(l->out_size * l->out_size * l->out_channels);
+        uint8_t *codes = block(inputs), *expected = block(outputs), *found = block(outputs);
+        int32_t *expected_sums = block(outputs * 4), *sums = block(outputs * 4);
+        for (size_t k = 0; k < inputs; k++)
+            codes[k] = (uint8_t)between(0, 15);
+        failures += one(fb_one_portable, l, codes, expected_sums, expected) != 0;
+        for (const struct fb_engine *e = fb_engines(); e->name != NULL; e++) {
+            const struct fb_plan *p = strcmp(e->layout, "lanes") ? &rows : &lanes;
+            const struct fb_layer *own = FB_POINTER(const struct fb_layer, p->layers) + i;
+            const int differs = one(e->one, own, codes, sums, found) != 0 || memcmp(found, expected, outputs) != 0 ||
+                                memcmp(sums, expected_sums, outputs * 4) != 0;
+            if (differs)
+                printf("%s, layer %d alone: %s DIFFERS\n", network->name, (int)i, e->name);
+            failures += differs;
+        }
+        free(codes), free(expected), free(found), free(expected_sums), free(sums);
+    }
+    printf("%s: %d layers alone compared\n", network->name, (int)rows.layer_count);
+    return failures;
 }
 
 /* Different values among the last map's bytes: few of them would make the comparison weak. */
@@ -251,6 +335,18 @@ static int variety(const struct result *r)
     for (size_t i = 0; i < r->size; i++)
         count += !seen[r->codes[i]]++;
     return count;
+}
+
+/* Whether an engine's results are others than expected; prints which. */
+static int differs(const char *name, fb_run *engine, const struct fb_plan *p, const uint8_t *levels,
+                   const uint8_t *pictures, const struct result *expected)
+{
+    const struct result found = run(engine, p, levels, pictures);
+    const int same = memcmp(found.logits, expected->logits, sizeof found.logits) == 0 &&
+                     memcmp(found.codes, expected->codes, expected->size) == 0;
+    printf(", %s %s", name, same ? "equal" : "DIFFERS");
+    free(found.codes);
+    return !same;
 }
 
 static int check(const struct network *network, const uint8_t *levels)
@@ -266,13 +362,19 @@ static int check(const struct network *network, const uint8_t *levels)
     const int values = variety(&expected);
     printf("%s: %d different bytes", network->name, values);
     failures += values < 8;
-    for (const struct fb_engine *e = fb_engines(); e->name != NULL; e++) {
-        const struct result found = run(e->run, strcmp(e->layout, "lanes") ? &rows : &lanes, levels, pictures);
-        int same = memcmp(found.logits, expected.logits, sizeof found.logits) == 0 &&
-                   memcmp(found.codes, expected.codes, expected.size) == 0;
-        printf(", %s %s", e->name, same ? "equal" : "DIFFERS");
-        failures += !same;
-        free(found.codes);
+    for (const struct fb_engine *e = fb_engines(); e->name != NULL; e++)
+        failures += differs(e->name, e->run, strcmp(e->layout, "lanes") ? &rows : &lanes, levels, pictures, &expected);
+    const int64_t prepared = fb_lookup_size(&lanes);
+    if (prepared != 0) {
+        lanes.prepared = address(block((size_t)prepared));
+        fb_lookup_prepare(&lanes, FB_POINTER(void, lanes.prepared));
+        failures += differs("look-up in C", run_lookup_portable, &lanes, levels, pictures, &expected);
+        for (const struct fb_engine *e = fb_engines(); e->name != NULL; e++)
+            if (e->prepare == fb_lookup_prepare) {
+                char name[32];
+                snprintf(name, sizeof name, "%s by look-up", e->name);
+                failures += differs(name, e->run, &lanes, levels, pictures, &expected);
+            }
     }
     putchar('\n');
     free(expected.codes);
@@ -288,5 +390,8 @@ int main(void)
         levels[i] = (uint8_t)((i + 4) / 8);
     for (size_t i = 0; i < sizeof networks / sizeof *networks; i++)
         failures += check(&networks[i], levels);
+    for (size_t i = 0; i < sizeof networks / sizeof *networks; i++)
+        if (networks[i].rule == FB_IMAGENET_2021)
+            failures += check_layers(&networks[i]);
     return failures > 0;
 }

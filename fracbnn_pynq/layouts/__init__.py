@@ -1,0 +1,1 @@
+"""How pictures, weights and results lie in the published accelerators' memory. Pure NumPy."""

@@ -1,0 +1,1 @@
+"""Other people's files: which bitstreams and weights are public, and how they are fetched and verified."""

@@ -1,0 +1,289 @@
+"""Everything the project promises, one session a part. ``.ci/run`` runs the default ones, in this order.
+
+``nox -l`` lists them, ``nox -s style`` runs one. A session whose Python is not here is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = [
+    "newcomer",
+    "style",
+    "docs",
+    "tests",
+    "kernels",
+    "sdist",
+    "pynq",
+    "installs",
+    "emulation",
+    "newest",
+    "engine",
+    "export",
+]
+
+HERE = Path(__file__).resolve().parent
+TESTS = HERE / "tests"
+TORCH = "torch==2.13.0"
+"""The release whose CPU build continuous integration has at hand."""
+BROWSER_AND_CLIENTS = ("ipykernel", "ipywidgets", "matplotlib", "nbclient", "selenium", "schemathesis")
+
+EXPORT = "tests/test_export.py"
+"""Apart from the others: the packages onnx and pynq 4 each want their own protobuf."""
+BOARD_TESTS = ("test_board_*.py", "test_simulator_*.py", "test_backend_overlay.py", "test_doctor.py")
+SERVICE_TESTS = ("test_cpu.py", "test_service_*.py")
+IMAGE_301 = ["pycparser<3", "numpy<2", "pynqmetadata==0.1.9"]  # the last one with the pydantic of that image, 1.9
+PYNQ = {
+    # What comes with an image: its pynq, its Python, and what else pynq needs to install there.
+    "3.0.1": ("3.10", IMAGE_301, BOARD_TESTS + SERVICE_TESTS),
+    "3.1.2": ("3.10", ["pycparser<3", "numpy<2"], BOARD_TESTS),
+    "4.0.0": ("3.12", [], BOARD_TESTS),
+}
+
+EXTRAS = ("camera", "camera-headless", "service", "notebooks", "test", "camera,camera-headless,service,notebooks,test")
+"""What people install beside an image's pynq; ``train`` and ``bench`` are for other machines."""
+KEPT = {"numpy", "pydantic", "pydantic-core", "pynq", "pynqmetadata", "pynqutils"}
+"""What belongs to the image."""
+
+ENGINE = tuple(f"tests/test_engine_{part}.py" for part in ("rtl", "units", "formal", "report", "mutations"))
+"""Tests of the hardware's sources, each of which is skipped where its tool is missing."""
+
+EMULATION = "tests/test_emulated_board.py"
+EMULATED = ("3.0.1", "4.0.0")
+"""One that reaches XRT through its C library, and one that does through its Python module."""
+
+
+def clone(session: nox.Session) -> Path:
+    """A clone of what is committed, as a newcomer has it."""
+    target = Path(session.create_tmp()) / "clone"
+    shutil.rmtree(target, ignore_errors=True)
+    session.run("git", "clone", "--quiet", str(HERE), str(target), external=True)
+    return target
+
+
+def elsewhere(session: nox.Session) -> Path:
+    """The tests and what they read, away from the sources: what is tested there is the installed package."""
+    room = Path(session.create_tmp()) / "elsewhere"
+    shutil.rmtree(room, ignore_errors=True)
+    for name in ("tests", "notebooks", "service", "docs"):
+        shutil.copytree(HERE / name, room / "checkout" / name)
+    shutil.copy(HERE / "pyproject.toml", room / "checkout")
+    (room / "shared").symlink_to(HERE.parent / "shared")  # golden data, where they are
+    return room / "checkout"
+
+
+def pytest(session: nox.Session, *arguments: str, env: dict[str, str] | None = None) -> None:
+    """Run tests, and those that failed once more, one at a time: many have deadlines, and several at once share two
+    cores. What fails twice fails the session."""
+    cache = Path(session.create_tmp()) / "pytest-cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    run = ("python", "-m", "pytest", "-q", "-o", f"cache_dir={cache}", *arguments, *session.posargs)
+    session.run(*run, env=env, success_codes=[0, 1])
+    if not (cache / "v/cache/nodeids").is_file():  # written at the end of every run
+        session.error("the tests did not come to their end")
+    failed = cache / "v/cache/lastfailed"
+    if failed.is_file() and (names := sorted(json.loads(failed.read_text()))):
+        session.warn(f"failed once, and run again alone: {', '.join(names)}")
+        session.run(*run, "-n", "0", "--last-failed", env=env)
+
+
+def run_tests(session: nox.Session, folder: Path, patterns: tuple[str, ...]) -> None:
+    """Run the tests in a copy made by :func:`elsewhere`."""
+    with session.chdir(folder):
+        pytest(session, *sorted(str(path) for pattern in patterns for path in folder.glob(f"tests/{pattern}")))
+
+
+@nox.session
+def newcomer(session: nox.Session) -> None:
+    """The README's first command, in a fresh environment, from a fresh clone."""
+    target = clone(session)
+    session.install(str(target))
+    with session.chdir(target.parent):
+        said = session.run("fracbnn", "classify", str(target / "notebooks/pictures/cat.jpg"), silent=True)
+        session.log(said)
+        if ": cat " not in str(said):
+            session.error("the photograph of a cat was taken for something else")
+        session.run("fracbnn", "doctor")
+
+
+@nox.session
+def style(session: nox.Session) -> None:
+    """Style, and types with the newest NumPy's stubs: of the package as installed, since parts of it lie elsewhere in
+    the checkout."""
+    target = clone(session)
+    session.install(TORCH, f"{target}[dev,camera-headless,service]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    installed = Path(session.create_tmp()) / "installed"
+    shutil.rmtree(installed, ignore_errors=True)
+    session.install("--no-deps", "--target", str(installed), str(target))
+    with session.chdir(installed):
+        session.run("mypy", "--config-file", str(HERE / "pyproject.toml"), "-p", "fracbnn_pynq")
+    # What tests share. The installed package is what it imports, whose own findings are above.
+    found = (path for pattern in ("*_support.py", "*_twin.py", "attacks/*.py") for path in TESTS.glob(pattern))
+    helpers = sorted(str(path) for path in found if not path.name.startswith("test_"))
+    with session.chdir(TESTS):
+        session.run("mypy", "--config-file", str(HERE / "pyproject.toml"), *helpers, env={"MYPYPATH": str(installed)})
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, strictly: a broken link or reference is an error. It lies in the session's folder."""
+    session.install("-e", ".[docs,test]")
+    site = Path(session.create_tmp()) / "site"
+    session.run("python", "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site))
+    session.log(f"open {site / 'index.html'}")
+    pytest(session, "-n", "0", "tests/test_docs.py")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The README's second command, with everything installed that tests can use."""
+    session.install(TORCH, "-e", ".[dev,board,camera-headless,service]", *BROWSER_AND_CLIENTS)
+    apart = [option for path in (EMULATION, EXPORT, *ENGINE) for option in ("--ignore", path)]  # which have sessions
+    pytest(session, *apart)
+
+
+@nox.session
+def attacks(session: nox.Session) -> None:
+    """Attacks on the service and fuzzers, for longer than the suite: about half an hour, or as the environment says."""
+    session.install("-e", ".[test,service]")
+    longer = {"FRACBNN_ATTACK_SECONDS": "30", "FRACBNN_ATTACK_RUNS": "20", "FRACBNN_FUZZ_SECONDS": "120"}
+    session.run(
+        *("python", "-m", "pytest", "-q", "-s", "tests/attacks", *session.posargs),
+        env={name: os.environ.get(name, value) for name, value in longer.items()},
+    )
+
+
+@nox.session(venv_backend="none")
+def kernels(session: nox.Session) -> None:
+    """The native kernels under sanitizers, and on an emulated aarch64 where the tools for it are installed."""
+    session.run("sh", "tests/native/check_kernels.sh", external=True)
+
+
+@nox.session
+def speed(session: nox.Session) -> None:
+    """Whether a commit is faster or slower than another: nox -s speed -- [BASE [NEW]], see benchmarks/commits.py."""
+    session.install("setuptools>=77", str(clone(session)))  # for what both depend on
+    session.run("python", "benchmarks/commits.py", *session.posargs)
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """Source distribution to wheel to tests, with the oldest build tools that are allowed and without fallbacks."""
+    session.install("build")
+    made = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(made, ignore_errors=True)
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(made), str(clone(session)), silent=True)
+    (archive,) = made.glob("*.tar.gz")
+    session.run(
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(made),
+        str(archive),
+        env={"FRACBNN_NATIVE": "required"},
+    )
+    (wheel,) = made.glob("*.whl")
+    session.install(f"{wheel}[test]")
+    folder = elsewhere(session)
+    with session.chdir(folder):
+        session.run(
+            "python", "-c", "from fracbnn_pynq import native; assert native.engines(), 'no kernels in the wheel'"
+        )
+    run_tests(session, folder, ("test_cpu.py", "test_classifier.py", "test_models.py", "test_cli.py"))
+
+
+@nox.session
+@nox.parametrize(
+    ("python", "version"),
+    [(python, version) for version, (python, _, _) in PYNQ.items()],
+    ids=list(PYNQ),
+)
+def pynq(session: nox.Session, version: str) -> None:
+    """The tests that concern a board, beside each supported pynq."""
+    _, beside, patterns = PYNQ[version]
+    session.install(f"pynq=={version}", *beside, f"{clone(session)}[service,test]")
+    run_tests(session, elsewhere(session), patterns)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """The fuzzers, for about an hour: FRACBNN_FUZZ says how many times the examples of the test suite they draw."""
+    session.install(TORCH, "-e", ".[dev,board,camera,service,heic]")
+    times = os.environ.get("FRACBNN_FUZZ", "100")
+    arguments = ["-q", "-k", "fuzz", "--timeout", "0", *session.posargs]
+    session.run("python", "-m", "pytest", *arguments, env={"FRACBNN_FUZZ": times})
+
+
+@nox.session
+@nox.parametrize(
+    ("python", "version"),
+    [(python, version) for version, (python, _, _) in PYNQ.items()],
+    ids=list(PYNQ),
+)
+def installs(session: nox.Session, version: str) -> None:
+    """No extra moves what belongs to an image: pip's own resolution beside each supported pynq."""
+    session.install(f"pynq=={version}", *PYNQ[version][1])
+    made = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(made, ignore_errors=True)
+    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(made), str(clone(session)))
+    (wheel,) = made.glob("*.whl")
+    for extras in EXTRAS:
+        ask = ("pip", "install", "--dry-run", "--quiet", "--report", "-", f"{wheel}[{extras}]")
+        found = json.loads(str(session.run(*ask, silent=True, stderr=None)))
+        names = {entry["metadata"]["name"].lower().replace("_", "-") for entry in found["install"]}
+        if moved := names & KEPT:
+            session.error(f"the extra {extras} would replace the image's {', '.join(sorted(moved))}")
+        session.log(f"{extras}: {len(names)} packages, and none of the image's")
+
+
+@nox.session
+@nox.parametrize(
+    ("python", "version"),
+    [(PYNQ[version][0], version) for version in EMULATED],
+    ids=list(EMULATED),
+)
+def emulation(session: nox.Session, version: str) -> None:
+    """The real board's path on an emulated machine; skipped, and said to be, where that cannot be made."""
+    session.install(f"pynq=={version}", *PYNQ[version][1], f"{clone(session)}[camera-headless,service,test]")
+    with session.chdir(elsewhere(session)):
+        pytest(session, "-rs", EMULATION)
+
+
+@nox.session(python="3.13")
+def newest(session: nox.Session) -> None:
+    """The core on the newest Python with the newest NumPy."""
+    session.install(f"{clone(session)}[test]")
+    folder = elsewhere(session)
+    with session.chdir(folder):
+        pytest(session, "--ignore", "tests/test_golden.py")
+
+
+@nox.session
+def engine(session: nox.Session) -> None:
+    """The accelerator's hardware: benches, proofs, resources, and the simulated engine against the CPU."""
+    session.install("-e", ".[test]", "z3-solver")
+    pytest(session, *ENGINE)
+
+
+@nox.session
+def export(session: nox.Session) -> None:
+    """Exported models in ONNX Runtime."""
+    session.install("-e", ".[onnx,test]", "onnxruntime")
+    pytest(session, EXPORT)
+
+
+@nox.session
+def engine_long(session: nox.Session) -> None:
+    """The same with all that takes minutes: every size, ImageNet, all golden pictures, faults put into the sources."""
+    session.install("-e", ".[test]", "z3-solver")
+    pytest(session, *ENGINE, env={"FRACBNN_LONG": "1"})

@@ -1,0 +1,87 @@
+// The core as the block design sees it: the engine with an interrupt pin of the name that pynq's drivers look for.
+// (Verilator takes "interrupt" for a reserved word, so that the simulated engine calls it irq.)
+// AXI interfaces are recognised by the names of their ports; clock, reset and interrupt by these attributes.
+module fracbnn_engine #(parameter integer X = 2) (
+  (* X_INTERFACE_INFO = "xilinx.com:signal:clock:1.0 ap_clk CLK" *)
+  (* X_INTERFACE_PARAMETER = "ASSOCIATED_BUSIF s_axi_control:m_axi_memory, ASSOCIATED_RESET ap_rst_n" *)
+  input wire ap_clk,
+  (* X_INTERFACE_INFO = "xilinx.com:signal:reset:1.0 ap_rst_n RST" *)
+  (* X_INTERFACE_PARAMETER = "POLARITY ACTIVE_LOW" *)
+  input wire ap_rst_n,
+  input wire [7:0] s_axi_control_awaddr,
+  input wire s_axi_control_awvalid,
+  output wire s_axi_control_awready,
+  input wire [31:0] s_axi_control_wdata,
+  input wire [3:0] s_axi_control_wstrb,
+  input wire s_axi_control_wvalid,
+  output wire s_axi_control_wready,
+  output wire [1:0] s_axi_control_bresp,
+  output wire s_axi_control_bvalid,
+  input wire s_axi_control_bready,
+  input wire [7:0] s_axi_control_araddr,
+  input wire s_axi_control_arvalid,
+  output wire s_axi_control_arready,
+  output wire [31:0] s_axi_control_rdata,
+  output wire [1:0] s_axi_control_rresp,
+  output wire s_axi_control_rvalid,
+  input wire s_axi_control_rready,
+  output wire [31:0] m_axi_memory_araddr,
+  output wire [7:0] m_axi_memory_arlen,
+  output wire [2:0] m_axi_memory_arsize,
+  output wire [1:0] m_axi_memory_arburst,
+  output wire [3:0] m_axi_memory_arcache,
+  output wire [2:0] m_axi_memory_arprot,
+  output wire m_axi_memory_arvalid,
+  input wire m_axi_memory_arready,
+  input wire [127:0] m_axi_memory_rdata,
+  input wire [1:0] m_axi_memory_rresp,
+  input wire m_axi_memory_rlast,
+  input wire m_axi_memory_rvalid,
+  output wire m_axi_memory_rready,
+  output wire [31:0] m_axi_memory_awaddr,
+  output wire [7:0] m_axi_memory_awlen,
+  output wire [2:0] m_axi_memory_awsize,
+  output wire [1:0] m_axi_memory_awburst,
+  output wire [3:0] m_axi_memory_awcache,
+  output wire [2:0] m_axi_memory_awprot,
+  output wire m_axi_memory_awvalid,
+  input wire m_axi_memory_awready,
+  output wire [127:0] m_axi_memory_wdata,
+  output wire [15:0] m_axi_memory_wstrb,
+  output wire m_axi_memory_wlast,
+  output wire m_axi_memory_wvalid,
+  input wire m_axi_memory_wready,
+  input wire [1:0] m_axi_memory_bresp,
+  input wire m_axi_memory_bvalid,
+  output wire m_axi_memory_bready,
+  (* X_INTERFACE_INFO = "xilinx.com:signal:interrupt:1.0 interrupt INTERRUPT" *)
+  (* X_INTERFACE_PARAMETER = "SENSITIVITY LEVEL_HIGH" *)
+  output wire interrupt
+);
+  engine #(.X(X)) u_engine (
+    .ap_clk(ap_clk), .ap_rst_n(ap_rst_n), .s_axi_control_awaddr(s_axi_control_awaddr),
+    .s_axi_control_awvalid(s_axi_control_awvalid), .s_axi_control_awready(s_axi_control_awready),
+    .s_axi_control_wdata(s_axi_control_wdata), .s_axi_control_wstrb(s_axi_control_wstrb),
+    .s_axi_control_wvalid(s_axi_control_wvalid), .s_axi_control_wready(s_axi_control_wready),
+    .s_axi_control_bresp(s_axi_control_bresp), .s_axi_control_bvalid(s_axi_control_bvalid),
+    .s_axi_control_bready(s_axi_control_bready), .s_axi_control_araddr(s_axi_control_araddr),
+    .s_axi_control_arvalid(s_axi_control_arvalid), .s_axi_control_arready(s_axi_control_arready),
+    .s_axi_control_rdata(s_axi_control_rdata), .s_axi_control_rresp(s_axi_control_rresp),
+    .s_axi_control_rvalid(s_axi_control_rvalid), .s_axi_control_rready(s_axi_control_rready),
+    .m_axi_memory_araddr(m_axi_memory_araddr), .m_axi_memory_arlen(m_axi_memory_arlen),
+    .m_axi_memory_arsize(m_axi_memory_arsize), .m_axi_memory_arburst(m_axi_memory_arburst),
+    .m_axi_memory_arcache(m_axi_memory_arcache), .m_axi_memory_arprot(m_axi_memory_arprot),
+    .m_axi_memory_arvalid(m_axi_memory_arvalid), .m_axi_memory_arready(m_axi_memory_arready),
+    .m_axi_memory_rdata(m_axi_memory_rdata), .m_axi_memory_rresp(m_axi_memory_rresp),
+    .m_axi_memory_rlast(m_axi_memory_rlast), .m_axi_memory_rvalid(m_axi_memory_rvalid),
+    .m_axi_memory_rready(m_axi_memory_rready), .m_axi_memory_awaddr(m_axi_memory_awaddr),
+    .m_axi_memory_awlen(m_axi_memory_awlen), .m_axi_memory_awsize(m_axi_memory_awsize),
+    .m_axi_memory_awburst(m_axi_memory_awburst), .m_axi_memory_awcache(m_axi_memory_awcache),
+    .m_axi_memory_awprot(m_axi_memory_awprot), .m_axi_memory_awvalid(m_axi_memory_awvalid),
+    .m_axi_memory_awready(m_axi_memory_awready), .m_axi_memory_wdata(m_axi_memory_wdata),
+    .m_axi_memory_wstrb(m_axi_memory_wstrb), .m_axi_memory_wlast(m_axi_memory_wlast),
+    .m_axi_memory_wvalid(m_axi_memory_wvalid), .m_axi_memory_wready(m_axi_memory_wready),
+    .m_axi_memory_bresp(m_axi_memory_bresp), .m_axi_memory_bvalid(m_axi_memory_bvalid),
+    .m_axi_memory_bready(m_axi_memory_bready), .irq(interrupt)
+  );
+endmodule
