@@ -648,32 +648,28 @@ def test_an_engines_bitstream_that_does_not_fit_is_an_error(board, built, real):
     assert not ready(CIFAR10_MODEL, None, "auto")
 
 
-@pytest.mark.parametrize(
-    ("present", "status", "found"),
-    [
-        (["verilator", "g++"], "ok", "model; hardware: FRACBNN_SIM_CORE=rtl"),
-        (["g++"], "warning", "as a model only: no verilator"),
-        ([], "warning", "as a model only: no verilator, no g++"),
-    ],
-)
-def test_what_simulates_the_engines_hardware(laptop, tmp_path, monkeypatch, present, status, found):
-    for name in present:
+@pytest.mark.parametrize("asked", ["model", "rtl"])
+@pytest.mark.parametrize("checkout", [True, False])
+@pytest.mark.parametrize("tools", [("verilator", "g++"), ("g++",), ()])
+def test_what_simulates_the_engines_hardware(laptop, tmp_path, monkeypatch, tools, checkout, asked):
+    for name in tools:
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     sources = tmp_path / "sources" / "rtl"
     sources.mkdir(parents=True)
-    (sources / "engine.sv").touch()
+    if checkout:
+        (sources / "engine.sv").touch()
     monkeypatch.setenv("FRACBNN_ENGINE_SOURCES", str(sources.parent))
-    machine = dataclasses.replace(laptop, environ={"PATH": str(tmp_path)})
+    machine = dataclasses.replace(laptop, environ={"PATH": str(tmp_path), "FRACBNN_SIM_CORE": asked})
     (check,) = simulation_checks(machine)
-    assert (check.status, check.found) == (status, found)
-    if present == ["g++"]:
-        assert "apt-get install verilator" in check.advice
-    (sources / "engine.sv").unlink()
-    (check,) = simulation_checks(machine)
-    assert check.status == "warning"
-    if status == "ok":
-        assert "expected the engine's sources" in check.found
+    lacking = [tool for tool in ("verilator", "g++") if tool not in tools] + ([] if checkout else ["a checkout"])
+    if lacking:
+        assert check.found == f"model; hardware needs {', '.join(lacking)}"
+        assert check.status == ("error" if asked == "rtl" else "ok")
+    else:
+        assert (check.status, check.found) == ("ok", "model; hardware: FRACBNN_SIM_CORE=rtl")
+    assert ("apt-get install verilator" in check.advice) == ("verilator" not in tools)
+    assert ("of a checkout" in check.advice) == (not checkout)
 
 
 def test_nobody_simulates_on_a_board(board):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cores import ULTRA96V2
-from ..engine.sources import sources_folder
+from ..engine.sources import CORE_VARIABLE, sources_folder
 from ..errors import BackendError
 from ..published import engine as overlay
 from .checks import Check, isolated
@@ -20,8 +20,8 @@ def bitstream_checks(machine: Machine) -> list[Check]:
 
 
 def simulation_checks(machine: Machine) -> list[Check]:
-    """One line: whether FRACBNN_SIM_CORE=rtl can build the simulated hardware; none on a board, where nobody needs
-    it."""
+    """One line: whether FRACBNN_SIM_CORE=rtl can build the simulated hardware, which is an error only where it is set;
+    none on a board, where nobody needs it."""
     return [] if machine.is_board else isolated(_SIMULATION, _check_simulation, machine)
 
 
@@ -42,12 +42,13 @@ def _check_bitstream(machine: Machine) -> Check:
 
 
 def _check_simulation(machine: Machine) -> Check:
-    missing = [tool for tool in _TOOLS if not machine.has_program(tool)]
-    if missing:
-        advice = f"FRACBNN_SIM_CORE=rtl needs them: apt-get install {' '.join(missing)}"
-        return Check(_SIMULATION, "warning", f"as a model only: no {', no '.join(missing)}", advice)
+    missing = {tool: f"apt-get install {tool}" for tool in _TOOLS if not machine.has_program(tool)}
     try:
         sources_folder()
     except BackendError as error:
-        return Check(_SIMULATION, "warning", f"as a model only: {error.message}", error.advice)
-    return Check(_SIMULATION, "ok", "model; hardware: FRACBNN_SIM_CORE=rtl")
+        missing["a checkout"] = error.advice or error.message
+    if not missing:
+        return Check(_SIMULATION, "ok", f"model; hardware: {CORE_VARIABLE}=rtl")
+    wanted = machine.environ.get(CORE_VARIABLE) == "rtl"  # most people want the model, and lack nothing
+    found = f"model; hardware needs {', '.join(missing)}"
+    return Check(_SIMULATION, "error" if wanted else "ok", found, "; ".join(missing.values()))

@@ -8,6 +8,8 @@ from pathlib import Path
 from ..errors import BackendError
 
 SOURCES_VARIABLE = "FRACBNN_ENGINE_SOURCES"
+CORE_VARIABLE = "FRACBNN_SIM_CORE"
+"""``rtl``: a simulated board runs these sources; ``model`` (the default): what they compute, by other means."""
 
 
 def sources_folder() -> Path:

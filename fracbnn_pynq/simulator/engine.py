@@ -19,6 +19,7 @@ from ..engine import decompile
 from ..engine.explain import Explanation, explain
 from ..engine.image import checksum, parameters_word
 from ..engine.registers import BEAT_BYTES, ERRORS, OFFSETS, REGISTERS, VERSION
+from ..engine.sources import CORE_VARIABLE
 from ..engine_simulation import SimulatedEngine
 from ..errors import BackendError, ModelError
 from .cores import Arguments, Result
@@ -26,7 +27,6 @@ from .interrupts import Line
 from .memory import BusError, Dram, MasterPort
 from .registers import CTRL, DONE, IDLE
 
-CORE_VARIABLE = "FRACBNN_SIM_CORE"
 CORES = ("model", "rtl")
 _CODES = {name: code for code, (name, _) in ERRORS.items()}
 _READ_ONLY = tuple(register.name for register in REGISTERS if register.access == "r")
