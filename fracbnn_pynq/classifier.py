@@ -19,6 +19,7 @@ from .models import chosen_model, find_model
 
 if TYPE_CHECKING:
     from .backends import Backend
+    from .backends.verified import VerifiedBackend
     from .model import Model
     from .networks import Network
     from .pictures import Picture
@@ -74,6 +75,8 @@ class Classifier:
         overlay: str = "auto",
         arithmetic: str = "auto",
         threads: int | None = None,
+        verify: float = 0.0,
+        verify_all: bool = True,
     ) -> Classifier:
         """Load a model and the engine that runs it.
 
@@ -82,7 +85,9 @@ class Classifier:
         ``reference``; ``board``: ``auto``, ``real`` or ``simulated``; ``overlay``: ``auto``, ``engine`` (the project's
         own accelerator, for any model) or a published overlay's name; ``arithmetic``: a name from
         :mod:`fracbnn_pynq.arithmetic`, or ``auto`` for what the model is made for or the engine does by itself.
-        ``threads``: how many the CPU engine uses (``None``: all this process may).
+        ``threads``: how many the CPU engine uses (``None``: all this process may). ``verify``: the share, 0 to 1, of an
+        accelerator's results that the CPU computes again and compares, bit for bit (:attr:`verification`);
+        ``verify_all``: wait for that where it falls behind, rather than leave pictures out.
 
         Raises :class:`~fracbnn_pynq.errors.ModelError` or :class:`~fracbnn_pynq.errors.BackendError`.
         """
@@ -100,6 +105,8 @@ class Classifier:
                 arithmetic=arithmetic,
                 threads=threads,
                 model_name=str(name),
+                verify=verify,
+                verify_all=verify_all,
             ),
         )
 
@@ -132,6 +139,13 @@ class Classifier:
     def engine(self) -> Backend:
         """The engine itself, for what only it can do."""
         return self._engine
+
+    @property
+    def verification(self) -> VerifiedBackend | None:
+        """What checks the accelerator's results, and what it found; ``None`` without ``verify``."""
+        from .backends.verified import VerifiedBackend  # noqa: PLC0415 - as in load()
+
+        return self._engine if isinstance(self._engine, VerifiedBackend) else None
 
     def classify(self, picture: Picture, top: int = 5, *, bgr: bool = False) -> Prediction:
         """Classify one picture, in any form :func:`fracbnn_pynq.pictures.read_picture` takes.

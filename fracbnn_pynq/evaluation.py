@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from .classifier import Classifier
 from .datasets import Source
@@ -48,13 +50,39 @@ class Accuracy:
         return math.sqrt(self.share * (1 - self.share) / self.read)
 
 
+@dataclass
+class Repeats:
+    """What changes between passes over the same pictures, of which :meth:`note` is told everything.
+
+    Pictures are numbers from 0, as in the source.
+    """
+
+    _first: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    """Of each picture a digest of its logits and its label, when it was seen first."""
+    logits: set[int] = field(default_factory=set)
+    """Pictures with other logits, in any bit, than in the first pass."""
+    labels: set[int] = field(default_factory=set)
+    """Those among them with another label."""
+
+    def note(self, pictures: npt.NDArray[np.int64], logits: npt.NDArray[np.float32]) -> None:
+        """Take in the logits float32 [n, classes] of some pictures."""
+        for number, row in zip(pictures.tolist(), logits, strict=True):
+            found = hashlib.blake2b(row.tobytes(), digest_size=16).digest(), int(row.argmax())
+            digest, label = self._first.setdefault(number, found)
+            if found[0] != digest:
+                self.logits.add(number)
+            if found[1] != label:
+                self.labels.add(number)
+
+
 def evaluate(
     classifier: Classifier,
     source: Source,
     done: Callable[[int], object] = lambda _: None,
     leave_out: Callable[[SourceError], object] | None = None,
+    note: Callable[[npt.NDArray[np.int64], npt.NDArray[np.float32]], object] = lambda _pictures, _logits: None,
 ) -> Accuracy:
-    """Classify all of ``source``; ``done`` is told how many pictures each step was.
+    """Classify all of ``source``; ``done`` is told how many pictures each step was, ``note`` which and their logits.
 
     ``leave_out`` is told of each picture that cannot be read, and these are counted; without it the first one raises.
 
@@ -69,7 +97,9 @@ def evaluate(
     found = np.full((len(truth), top), -1, np.int64)  # no class: not read
     for part, images in source.batches(classifier.network, leave_out):
         # Stable, so that equal logits are in the order of classes, as in Classifier.rank.
-        found[part] = np.argsort(-classifier.logits(images), axis=1, kind="stable")[:, :top]
+        logits = classifier.logits(images)
+        found[part] = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+        note(part, logits)
         done(len(images))
     read = found[:, 0] >= 0
     if not read.any():

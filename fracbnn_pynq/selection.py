@@ -45,14 +45,45 @@ def create_backend(
     arithmetic: str = "auto",
     threads: int | None = None,
     model_name: str | None = None,
+    verify: float = 0.0,
+    verify_all: bool = True,
 ) -> Backend:
     """An engine for ``model``; ``"auto"`` reads FRACBNN_BACKEND and FRACBNN_BOARD, then takes the best that works.
 
     ``overlay``: see :func:`open_overlay`; naming one asks for the overlay engine. ``model_name``: the name under which
-    an overlay may have the model built in.
+    an overlay may have the model built in. ``verify``: the share of an overlay's results that the CPU checks, and
+    ``verify_all``: whether calls wait for that; see :class:`~fracbnn_pynq.backends.verified.VerifiedBackend`.
 
     Raises :class:`~fracbnn_pynq.errors.BackendError` for unknown names, or if what was asked for does not work here.
     """
+    engine = _engine(model, backend, board, overlay, arithmetic, threads, model_name)
+    if not verify:
+        return engine
+    with contextlib.ExitStack() as resources:
+        resources.callback(engine.close)
+        if engine.name != "overlay":
+            raise BackendError(
+                f"verify: expected the overlay backend, whose results the CPU checks, found backend {engine.name}",
+                advice="leave it out, or ask for --backend overlay",
+            )
+        from .backends.verified import VerifiedBackend  # noqa: PLC0415 - the engines load only when they are used
+
+        verified = VerifiedBackend(
+            engine, _software(model, "auto", engine.arithmetic.name, threads=1), verify, wait=verify_all
+        )
+        resources.pop_all()
+        return verified
+
+
+def _engine(
+    model: Model,
+    backend: str,
+    board: str,
+    overlay: str,
+    arithmetic: str,
+    threads: int | None,
+    model_name: str | None,
+) -> Backend:
     threads = None if threads is None else check_threads(threads)
     backend = _choice("backend", backend, BACKENDS, BACKEND_VARIABLE)
     board = _choice("board", board, BOARDS, BOARD_VARIABLE)

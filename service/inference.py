@@ -8,18 +8,21 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ..backends.verified import VerifiedBackend, make_report_folder
 from ..board.power import PowerMeter
 from ..camera import Image
 from ..classifier import Classifier, Prediction
+from ..errors import BackendError
 from ..pictures import load
 from .budget import PixelBudget
 from .decoders import Decoders
 from .errors import ServiceError, unavailable
 from .jobs import Images, Job, Logits
 from .live_camera import LiveCamera
-from .metrics import HttpCounters, family, model_families, power_families
+from .metrics import HttpCounters, family, model_families, power_families, verification_families
 from .settings import Settings, served_models
 from .timeouts import Receive, RequestTimeout
 from .worker import Worker
@@ -88,6 +91,8 @@ class Inference:
                     overlay=settings.overlay,
                     arithmetic=settings.arithmetic,
                     threads=settings.threads,
+                    verify=settings.verify,
+                    verify_all=False,
                 )
             return cls(classifiers, settings, owns=True)
         except BaseException:
@@ -132,8 +137,11 @@ class Inference:
             await self.camera.stop(self.settings.grace)
         self._power.stop()
         for worker in self.workers.values():
+            verification = None if self.settings.verify_report is None else worker.classifier.verification
             # Waits for the engine, and the loop has to deliver what ends meanwhile.
             await asyncio.to_thread(worker.stop, self.settings.grace, close=self._owns)
+            if verification is not None:
+                await asyncio.to_thread(_report, verification, Path(self.settings.verify_report or "", worker.name))
         if self._decoders is not None:
             self._decoders.stop()
             self._decoders = None
@@ -213,6 +221,8 @@ class Inference:
             yield from family(name, "gauge", meaning, samples)
         about = [({"model": name, **worker.classifier.engine.describe()}, 1.0) for name, worker in workers.items()]
         yield from family("fracbnn_backend_info", "gauge", "1, with what computes the model as labels", about)
+        checked = {name: worker.classifier.verification for name, worker in workers.items()}
+        yield from verification_families({name: each.counts() for name, each in checked.items() if each is not None})
         yield from power_families(self._power)
         if self.camera is not None:
             yield from self.camera.metrics()
@@ -224,6 +234,15 @@ def _worker(name: str, classifier: Classifier, settings: Settings) -> Worker:
     # An accelerator gains nothing from batches of several requests, and a fault of it then concerns one of them.
     micro_batch = 1 if classifier.backend == "overlay" else settings.micro_batch
     return Worker(name, classifier, capacity=settings.queue, micro_batch=micro_batch, batch_wait=settings.batch_wait)
+
+
+def _report(verification: VerifiedBackend, folder: Path) -> None:
+    """Write what differed; where that fails, say so, as the service ends all the same."""
+    try:
+        make_report_folder(folder.parent)
+        verification.save(folder)
+    except BackendError as error:
+        log.error("the report of --verify is lost: %s", error)  # noqa: TRY400 - its message says all
 
 
 def _prepare(worker: Worker, job: Job, prepare: Prepare) -> None:

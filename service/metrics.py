@@ -91,6 +91,16 @@ def model_families(counters: Mapping[str, ModelCounters], version: str) -> Itera
         yield from family(name, "counter", meaning, samples)
 
 
+def verification_families(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """The lines of what was computed again on the CPU, by model; none where nothing is."""
+    if counts:
+        samples = [
+            ({"model": model, "result": key}, float(n)) for model, each in counts.items() for key, n in each.items()
+        ]
+        meaning = "Pictures computed again on the CPU; those that differ are among those checked"
+        yield from family("fracbnn_verified_pictures", "counter", meaning, samples)
+
+
 def power_families(meter: PowerMeter) -> Iterator[str]:
     """The lines of power and energy; none where nothing has been measured."""
     joules, watts = meter.joules, meter.latest_watts

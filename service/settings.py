@@ -31,7 +31,9 @@ class Settings:
     """All settings of a service; the defaults suit a board with 2 GB of memory.
 
     ``models``: ``name``, ``file`` or ``name=file`` each; empty for FRACBNN_MODEL or the bundled one. ``backend``,
-    ``board``, ``overlay``, ``arithmetic``, ``threads``: as for :meth:`fracbnn_pynq.Classifier.load`.
+    ``board``, ``overlay``, ``arithmetic``, ``threads``, ``verify``: as for :meth:`fracbnn_pynq.Classifier.load`, with
+    pictures left out of the checking where it falls behind. ``verify_report``: a folder in which each model has one for
+    the pictures that differ, written at the end.
 
     ``queue``: requests a model may hold at once, waiting or running. ``deadline``: seconds from a request's last byte
     to its answer. ``max_body``: bytes of one request's body; ``max_pixels``: pixels of one encoded picture;
@@ -61,6 +63,8 @@ class Settings:
     overlay: str = "auto"
     arithmetic: str = "auto"
     threads: int | None = None
+    verify: float = 0.0
+    verify_report: str | os.PathLike[str] | None = None
     queue: int = 64
     deadline: float = 10.0
     max_body: int = 32 * MEBIBYTE
@@ -99,6 +103,8 @@ class Settings:
         for name in ("batch_wait", "drain", "camera_linger"):
             if not getattr(self, name) >= 0:
                 raise BackendError(f"{name}: expected at least 0 seconds, found {getattr(self, name)}")
+        if not 0 <= self.verify <= 1:
+            raise BackendError(f"verify: expected a share of 0 to 1, found {self.verify}")
         if self.max_held < self.max_body:
             raise BackendError(f"max_held: expected at least max_body, {self.max_body}, found {self.max_held}")
         for origin in self.cors_origins:
@@ -147,11 +153,13 @@ def _megabytes(text: str) -> int:
 
 
 _FROM_TEXT: dict[str, Callable[[str], object]] = {
-    **dict.fromkeys(("backend", "board", "overlay", "arithmetic", "camera", "camera_fourcc"), str),
+    **dict.fromkeys(("backend", "board", "overlay", "arithmetic", "verify_report", "camera", "camera_fourcc"), str),
     **dict.fromkeys(("threads", "queue", "max_pixels", "max_batch", "micro_batch", "decoders", "viewers"), int),
     **dict.fromkeys(("max_request_pixels", "decode_pixels", "connections", "camera_width", "camera_height"), int),
     **dict.fromkeys(("max_body", "max_json", "max_held"), _megabytes),
-    **dict.fromkeys(("deadline", "batch_wait", "body_timeout", "drain", "grace", "camera_fps", "camera_linger"), float),
+    **dict.fromkeys(
+        ("deadline", "batch_wait", "body_timeout", "drain", "grace", "verify", "camera_fps", "camera_linger"), float
+    ),
     "camera_always": _yes_or_no,
 }
 

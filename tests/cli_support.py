@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -28,9 +27,7 @@ Run = Callable[..., Result]
 
 
 def status(*arguments: object) -> Any:
-    """Exit status of ``fracbnn``; its signal handlers and its logging do not outlive it."""
-    root = logging.getLogger()
-    logging_before = root.handlers[:], root.level
+    """Exit status of ``fracbnn``; its signal handlers do not outlive it."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["fracbnn", *map(str, arguments)])
@@ -39,8 +36,6 @@ def status(*arguments: object) -> Any:
         except SystemExit as stop:
             return stop.code or 0
         finally:
-            root.handlers[:] = logging_before[0]
-            root.setLevel(logging_before[1])
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     return 0

@@ -304,3 +304,17 @@ def test_on_a_terminal_there_is_a_line_every_second(long_video):
             assert part in row
     rate = float(rows[1].split("capture ")[1].split("/s")[0])
     assert rate == pytest.approx(FPS, rel=0.3)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pynq") is None, reason="pynq is not installed")
+def test_what_an_accelerator_says_of_frames_is_checked(video, monkeypatch, tmp_path):
+    monkeypatch.setenv("FRACBNN_FAULTS", "flipped-bit@3")
+    monkeypatch.setenv("FRACBNN_SIM_LATENCY", "none")
+    folder = tmp_path / "report"
+    overlay = ("--backend", "overlay", "--board", "simulated")
+    result = run("--source", video, "--fast", *overlay, "--verify", "1", "--verify-report", folder, "--json")
+    assert result.exit_code == 0, result.output
+    found = lines(result.stdout)[-1]["verification"]
+    assert found["checked"] + found["left_out"] == FRAMES + 1  # and the first use, of which no frame is
+    assert found["different"] == 1
+    assert (folder / "picture-2.png").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 
 import numpy as np
@@ -16,6 +17,7 @@ if importlib.util.find_spec("pynq") is None:
 
 from fracbnn_pynq.service.settings import Settings
 from service_support import client_of, infer_body, metric, random_images
+from waiting_support import until
 
 from fracbnn_pynq import Classifier, simulator
 
@@ -86,3 +88,46 @@ def test_a_reload_that_fails_is_repeated_soon(board):
         assert metric(client, "fracbnn_engine_reloads") == 1
         answer = client.post(INFER, json=infer_body(random_images(1)))
         assert answer.json()["outputs"][0]["data"] == expected
+
+
+def verified(client, result):
+    """A counter of the pictures that were computed again on the CPU."""
+    wanted = f'fracbnn_verified_pictures{{model="cifar10",result="{result}"}} '
+    for line in client.get("/metrics").text.splitlines():
+        if line.startswith(wanted):
+            return float(line.removeprefix(wanted))
+    return None
+
+
+def test_what_a_core_gets_wrong_is_counted_and_reported(monkeypatch, tmp_path, cat):
+    simulator.import_pynq()
+    monkeypatch.setenv("FRACBNN_FAULTS", "flipped-bit@2:3")
+    monkeypatch.setenv("FRACBNN_SIM_LATENCY", "none")
+    settings = Settings(
+        models=("cifar10",), backend="overlay", board="simulated", verify=1, verify_report=tmp_path / "report"
+    )
+    with client_of(settings) as client:
+        assert verified(client, "checked") == 0
+        for _ in range(3):
+            assert client.post("/v1/classify", content=cat.read_bytes()).status_code == 200
+        until(lambda: verified(client, "checked") == 3)
+        assert verified(client, "different") == 1
+        assert verified(client, "reproducible") == 0
+        assert 'verified="1"' in client.get("/metrics").text
+    report = json.loads((tmp_path / "report" / "cifar10" / "verification.json").read_text())
+    assert [difference["number"] for difference in report["differences"]] == [1]
+    assert (tmp_path / "report" / "cifar10" / "picture-1.png").is_file()
+
+
+def test_without_it_there_are_no_such_metrics(board):
+    with client_of({"cifar10": board("")}) as client:
+        assert "fracbnn_verified_pictures" not in client.get("/metrics").text
+
+
+def test_a_report_that_cannot_be_written_is_logged(monkeypatch, tmp_path, caplog):
+    simulator.import_pynq()
+    monkeypatch.setenv("FRACBNN_SIM_LATENCY", "none")
+    folder = tmp_path / "nowhere" / "report"
+    with client_of(Settings(models=("cifar10",), backend="overlay", board="simulated", verify=1, verify_report=folder)):
+        pass
+    assert "the report of --verify is lost: cannot make the folder" in caplog.text

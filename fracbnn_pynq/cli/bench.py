@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,12 +13,14 @@ from ..board.power import PowerMeter
 from ..classifier import Classifier
 from ..cpus import usable_cpus
 from .options import echo, echo_json, echo_table, engine_options, examples, json_option
+from .verifying import check_options, finish, verify_options
 
 
 @click.command(
     epilog=examples("fracbnn bench --threads 1", "fracbnn bench --model cifar10-authors --batch 1 --batch 64 --json")
 )
 @engine_options
+@verify_options
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
@@ -34,17 +37,22 @@ def command(
     batch: tuple[int, ...],
     seconds: float,
     as_json: bool,
+    verify_report: Path | None,
     **engine: Any,
 ) -> None:
     """Measure how fast a model runs here, from uint8 pictures of the network's size to logits.
 
     An accelerator's stages are shown, too, and two rates that must not be mixed up: end to end, and of the core alone.
     """
-    with Classifier.load(**engine) as classifier:
+    check_options(engine["verify"], verify_report)
+    with Classifier.load(**engine, verify_all=False) as classifier:
         rows = [measure(classifier, size, seconds) for size in batch]
         about: dict[str, Any] = {"network": classifier.network.name, **classifier.engine.describe()}
         if classifier.backend == "cpu":
             about["threads"] = engine["threads"] or usable_cpus()
+        verified = finish(classifier, verify_report, say=not as_json)
+    if verified is not None:
+        about["verification"] = verified
     if as_json:
         echo_json({**about, "results": rows})
     else:
@@ -90,7 +98,7 @@ def measure(classifier: Classifier, batch: int, seconds: float) -> dict[str, Any
 
 
 def _echo(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    echo(", ".join(f"{key} {value}" for key, value in about.items()))
+    echo(", ".join(f"{key} {value}" for key, value in about.items() if key != "verification"))
     header = ["BATCH", "ms/picture (median)", "best", "pictures/s, end to end"]
     lines = [
         [str(r["batch"]), f"{r['median_ms']:.4f}", f"{r['best_ms']:.4f}", f"{r['pictures_per_s']:.0f}"] for r in rows

@@ -27,6 +27,7 @@ from ..streaming import Delivery, Pipeline
 from ..text import to_json
 from .options import echo, echo_json, echo_table, engine_options, examples, json_option
 from .serve import DEFAULT_ADDRESS, listening_address, serve
+from .verifying import check_options, finish, verify_options
 
 STDOUT = "-"
 STOPPED_BY_SIGNAL = 128
@@ -36,7 +37,7 @@ ORDER = (*STAGES[:3], "reading", "network", *STAGES[3:])
 SERVED = {
     "address": "",
     "model": "",
-    **{name: name for name in ("backend", "board", "arithmetic", "threads")},
+    **{name: name for name in ("backend", "board", "overlay", "arithmetic", "threads", "verify", "verify_report")},
     "source": "camera",
     **{name: f"camera_{name}" for name in ("width", "height", "fps", "fourcc")},
 }
@@ -54,6 +55,7 @@ Result: TypeAlias = Delivery[Frame, Prediction]
 )
 @click.option("--source", default="0", show_default=True, help="A camera's number or device, a video file, or a URL.")
 @engine_options
+@verify_options
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many labels a frame.")
 @click.option("--show", is_flag=True, help="Show the frames with their labels in a window; q or Esc ends.")
 @click.option("--record", type=click.Path(path_type=Path), help="Write the frames with their labels: .mp4, .mkv, .avi.")
@@ -92,6 +94,7 @@ def command(
     fps: float | None,
     fourcc: str | None,
     as_json: bool,
+    verify_report: Path | None,
     **engine: Any,
 ) -> None:
     """Say what a camera or a video shows, as it comes.
@@ -101,13 +104,14 @@ def command(
     143; a second one ends at once. At the end: rates, dropped frames, latency and where the time went, on standard
     output, or on standard error where that has the --jsonl lines.
     """
+    check_options(engine["verify"], verify_report)
     if address is not None:
         _serve(context, address)
         return
     for output in (record, jsonl):
         _refuse_overwriting(source, output)
     with ExitStack() as stack:
-        classifier = stack.enter_context(Classifier.load(**engine))
+        classifier = stack.enter_context(Classifier.load(**engine, verify_all=False))
         camera = stack.enter_context(Camera(source, width=width, height=height, fps=fps, fourcc=fourcc, fast=fast))
         lines = _lines(stack, jsonl)
         pipeline = Pipeline(
@@ -134,7 +138,7 @@ def command(
         )
         if says and not watch.said:  # a video may end before the first line is due
             watch.echo_line()
-        about = {
+        about: dict[str, Any] = {
             "source": camera.name,
             "stated_fps": camera.fps,
             "outages": camera.outages,
@@ -142,6 +146,9 @@ def command(
             "backend": classifier.backend,
             "arithmetic": classifier.arithmetic,
         }
+        verified = finish(classifier, verify_report, say=not as_json)
+        if verified is not None:
+            about["verification"] = verified
     with redirect_stdout(sys.stderr) if jsonl == STDOUT else nullcontext():
         _echo_report({**about, **watch.as_data()}, as_json=as_json)
     if signals:

@@ -17,6 +17,7 @@ import click
 from ..errors import BackendError
 from ..extras import install_line
 from .options import arithmetic_option, backend_option, board_option, echo, examples, overlay_option, threads_option
+from .verifying import check_options, verify_options
 
 if TYPE_CHECKING:
     from ..service.settings import Settings
@@ -59,6 +60,7 @@ def _refuse_workers(_context: click.Context, _parameter: click.Parameter, value:
 @overlay_option
 @arithmetic_option
 @threads_option
+@verify_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option(
     "--port",
@@ -165,6 +167,7 @@ def command(
     """Classify over HTTP: plain uploads and the Open Inference Protocol v2; see /docs of the running service."""
     if (ssl_certfile is None) != (ssl_keyfile is None):
         raise click.UsageError("--ssl-certfile and --ssl-keyfile: give both or none")
+    check_options(limits["verify"], limits["verify_report"])
     token = _service("settings").read_token(token_file) if token_file else None
     sizes = {"max_body": max_body, "max_json": max_json, "max_held": max_held}
     in_bytes = {name: int(megabytes * _MEBIBYTE) for name, megabytes in sizes.items()}

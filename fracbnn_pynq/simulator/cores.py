@@ -219,6 +219,8 @@ class Core:
             log.warning("%s runs at %.1f MHz but was built for %.1f MHz", self.name, hz / 1e6, self.design_hz / 1e6)
             self.overclocked = True
             data = _corrupted(data, self.runs)
+        if data and (fault := faults.get(FaultKind.FLIPPED_BIT)):
+            data = _flipped(data, int(fault.number(0)))
         if fault := faults.get(FaultKind.WRONG_LENGTH):
             data = data[: int(fault.number(len(data) // 2))]
 
@@ -233,6 +235,12 @@ class Core:
                     self._board.on_fault(fault)
 
         return commit
+
+
+def _flipped(data: bytes, bit: int) -> bytes:
+    """``data`` with one bit changed; those beyond its end are counted on from its beginning."""
+    place, changed = divmod(bit % (8 * len(data)), 8)
+    return data[:place] + bytes([data[place] ^ 1 << changed]) + data[place + 1 :]
 
 
 def _find_registers(core: str, kernel: Kernel, registers: Mapping[str, int]) -> dict[str, int]:

@@ -30,6 +30,8 @@ class FaultKind(str, Enum):
     """Run: it takes ``value`` seconds longer (default 0.5)."""
     WRONG_LENGTH = "wrong-length"
     """Run: only the first ``value`` bytes of the result are written (default: half of them)."""
+    FLIPPED_BIT = "flipped-bit"
+    """Run: bit ``value`` (default 0) of the result is the other one."""
     BUS_ERROR = "bus-error"
     """Run: memory at ``value`` (``first-end``, default all of it) answers the core with a decode error; it stops."""
     POWER_CYCLE = "power-cycle"
