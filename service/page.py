@@ -17,13 +17,12 @@ from starlette.exceptions import HTTPException
 
 from .stream import camera_of
 
-SCRIPTS = ("camera", "gates", "page", "planes", "service", "view", "webcam")
+SCRIPTS = ("camera", "docs", "gates", "page", "planes", "service", "view", "webcam")
 PAGE_PATHS = (
     "/",
     "/camera",
     "/docs",
     "/page/page.css",
-    "/page/docs.js",
     *(f"/page/{name}.js" for name in SCRIPTS),
     "/page/cat.jpg",
 )
@@ -34,13 +33,6 @@ SECURITY_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy: the browser loads and runs nothing but what the service itself sends."""
-
-DOCUMENTS_POLICY = (
-    "default-src 'self'; script-src 'self' https://cdn.jsdelivr.net; "
-    "style-src 'self' https://cdn.jsdelivr.net; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""The same for ``/docs``, whose viewer comes from the internet."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -67,15 +59,8 @@ async def camera(request: Request) -> Response:
 
 @router.get("/docs")
 async def documents(request: Request) -> Response:
-    """The interface, described by Swagger UI from ``/openapi.json``."""
-    package, kind = "fracbnn_pynq.service", "text/html; charset=utf-8"
-    return _answer(request, package, "page/docs.html", kind, policy=DOCUMENTS_POLICY)
-
-
-@router.get("/page/docs.js")
-async def documents_script(request: Request) -> Response:
-    """Its beginning."""
-    return _answer(request, "fracbnn_pynq.service", "page/docs.js", "text/javascript; charset=utf-8")
+    """The interface, as ``/openapi.json`` describes it."""
+    return _answer(request, "fracbnn_pynq.service", "page/docs.html", "text/html; charset=utf-8")
 
 
 @router.get("/page/page.css")
@@ -107,13 +92,13 @@ def _read(package: str, path: str, media_type: str) -> _Asset:
     return _Asset(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
 
-def _answer(request: Request, package: str, path: str, media_type: str, policy: str = SECURITY_POLICY) -> Response:
+def _answer(request: Request, package: str, path: str, media_type: str) -> Response:
     """A file of the package; 304 for a browser that has it already (RFC 9110, section 13.1.2)."""
     asset = _read(package, path, media_type)
     headers = {
         "ETag": asset.tag,
         "Cache-Control": "no-cache",
-        "Content-Security-Policy": policy,
+        "Content-Security-Policy": SECURITY_POLICY,
         "X-Frame-Options": "DENY",
         "Referrer-Policy": "no-referrer",
     }

@@ -14,10 +14,12 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 pytest.importorskip("selenium", reason="selenium is not installed")
 
+import httpx
 from browser_support import ALLOW_CAMERA, PATIENCE_S, Person, start_browser
 from fracbnn_pynq.service.settings import Settings
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 from service_support import Engine, random_images, running, wrapped
@@ -331,3 +333,23 @@ def test_nothing_is_wider_than_the_window(person, cat, width):
         assert person.driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [width] * 2
     finally:
         person.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_interface_is_described_without_internet(browser, server):
+    person = Person(browser, f"{server.url}/docs")
+    person.until(lambda: person.driver.find_elements(By.CSS_SELECTOR, ".operation"), "no operation is shown")
+    operations = person.driver.find_elements(By.CSS_SELECTOR, ".operation")
+    description = httpx.get(f"{server.url}/openapi.json").json()
+    assert len(operations) == sum(len(methods) for methods in description["paths"].values())
+    assert description["info"]["version"] in person.text("#about")
+    named = person.find("#classify_v1_classify_post")
+    assert not named.find_element(By.CSS_SELECTOR, "pre").is_displayed()
+    named.find_element(By.CSS_SELECTOR, "summary").send_keys(Keys.ENTER)
+    text = person.text("#classify_v1_classify_post")
+    assert "POST /v1/classify Classify one picture" in text
+    assert f"'{server.url}/v1/classify'" in text
+    assert "The bearer token is missing or wrong" in text
+    assert "label: string" in text
+    person = Person(browser, f"{server.url}/docs#live_health_live_get")
+    person.until(lambda: person.driver.find_elements(By.CSS_SELECTOR, "#live_health_live_get[open]"), "not opened")
+    assert person.console() == []
