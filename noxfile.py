@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ nox.options.sessions = [
     "newest",
     "engine",
     "export",
+    "container",
 ]
 
 HERE = Path(__file__).resolve().parent
@@ -255,6 +257,36 @@ def arm64(session: nox.Session) -> None:
     options = ("--python", emulation.PYTHON, "--extras", "service,test", "--out", str(archive))
     session.run("python", str(HERE / "tools/wheelhouse.py"), str(wheel), *options)
     session.run("python", str(HERE / "tools/arm64.py"), str(archive), str(elsewhere(session)))
+
+
+@nox.session(venv_backend="none")
+def container(session: nox.Session) -> None:
+    """Build the container, run it, ask it for a label and stop it; skipped where neither docker nor podman works."""
+    works = (name for name in ("docker", "podman") if shutil.which(name) and _succeeds(name, "info"))
+    program = next(works, None)
+    if program is None:
+        session.skip("neither docker nor podman works here")
+    session.run(program, "build", "--tag", "fracbnn", str(HERE), external=True)
+    name = f"fracbnn-{os.getpid()}"
+    session.run(
+        program, "run", "--detach", "--name", name, "--publish", "127.0.0.1:8000:8000", "fracbnn", external=True
+    )
+    try:
+        address, picture = "http://127.0.0.1:8000/v1/classify", str(HERE / "notebooks/pictures/cat.jpg")
+        ask = ("curl", "--silent", "--retry", "30", "--retry-connrefused", "--retry-all-errors", "--fail")
+        said = session.run(*ask, "--data-binary", f"@{picture}", address, external=True, silent=True)
+        if '"label":"cat"' not in str(said):
+            session.error(f"expected a cat, found {said}")
+        session.run(program, "stop", name, external=True)
+        status = session.run(program, "inspect", "-f", "{{.State.ExitCode}}", name, external=True, silent=True)
+        if str(status).strip() != "0":
+            session.error(f"expected exit status 0, found {status}")
+    finally:
+        session.run(program, "rm", "--force", name, external=True, silent=True)
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603 - names of programs
 
 
 def build_wheels(session: nox.Session, name: str) -> list[Path]:
