@@ -17,7 +17,7 @@ from pathlib import Path
 
 CHECKOUT = Path("/opt/checkout")
 CAT = CHECKOUT / "notebooks/pictures/cat.jpg"
-TESTS = ("test_native.py", "test_thermometer.py", "test_layouts_images.py", "test_layouts_weights.py")
+TESTS = ("test_native.py", "test_thermometer.py", "test_layouts_weights.py")
 PORT = 8080
 
 
