@@ -87,6 +87,17 @@ class GatedLayer:
         return self.out_channels == 2 * self.in_channels
 
 
+def weight_bits(layer: Stem | GatedLayer) -> int:
+    """Binary weights of a layer."""
+    return layer.kernel**2 * layer.in_channels * layer.out_channels
+
+
+def operations(layer: Stem | GatedLayer) -> int:
+    """Binary multiply-accumulates of a layer for a picture; in a gated one those of the high bits alone, to which open
+    gates add as many again at most."""
+    return layer.out_size**2 * weight_bits(layer)
+
+
 @dataclass(frozen=True)
 class Network:
     """One FracBNN network.

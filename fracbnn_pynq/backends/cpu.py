@@ -21,7 +21,7 @@ from ..arithmetic import FLOAT, IMAGENET_2021, arithmetic_for
 from ..cpus import check_threads
 from ..errors import BackendError, PictureError
 from ..model import Model
-from ..networks import THERMOMETER_LEVELS
+from ..networks import THERMOMETER_LEVELS, operations
 from ..thermometer import LEVELS
 from .plan import Plan
 
@@ -60,11 +60,7 @@ class CpuBackend:
             raise BackendError(f"engine: expected one of {', '.join(known)} on this processor, found {engine!r}")
         self.threads = check_threads(threads)
         self._plan = Plan(model, self.arithmetic, engine=self.engine)
-        products = (
-            layer.out_size**2 * layer.kernel**2 * layer.in_channels * layer.out_channels
-            for layer in model.network.layers
-        )
-        self._shares_pictures = sum(products) >= _WORTH_SHARING
+        self._shares_pictures = sum(map(operations, model.network.layers)) >= _WORTH_SHARING
         self._pool: ThreadPoolExecutor | None = None
         self._pool_lock = threading.Lock()
         self._closed = False
