@@ -266,6 +266,9 @@ def container(session: nox.Session) -> None:
     program = next(works, None)
     if program is None:
         session.skip("neither docker nor podman works here")
+    base = next(line.split()[1] for line in (HERE / "Dockerfile").read_text().splitlines() if line.startswith("FROM"))
+    if not _succeeds(program, "pull", base):
+        session.skip(f"{program} cannot fetch {base}")
     session.run(program, "build", "--tag", "fracbnn", str(HERE), external=True)
     name = f"fracbnn-{os.getpid()}"
     session.run(
