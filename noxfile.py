@@ -39,7 +39,15 @@ HERE = Path(__file__).resolve().parent
 TESTS = HERE / "tests"
 TORCH = "torch==2.13.0"
 """The release whose CPU build continuous integration has at hand."""
-BROWSER_AND_CLIENTS = ("ipykernel", "ipywidgets", "matplotlib", "nbclient", "selenium", "schemathesis")
+BROWSER_AND_CLIENTS = (
+    "axe-core-python",
+    "ipykernel",
+    "ipywidgets",
+    "matplotlib",
+    "nbclient",
+    "selenium",
+    "schemathesis",
+)
 
 WHEEL_TOOLS = ("build", "setuptools>=77", "ziglang")
 

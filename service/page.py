@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from .stream import camera_of
 
-SCRIPTS = ("camera", "docs", "gates", "page", "planes", "service", "view", "webcam")
+SCRIPTS = ("camera", "docs", "gates", "knows", "page", "planes", "service", "shrink", "snippets", "view", "webcam")
 PAGE_PATHS = (
     "/",
     "/camera",

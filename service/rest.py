@@ -15,7 +15,7 @@ from .errors import ServiceError, json_response
 from .inference import Inference, Outcome
 from .jobs import Images, Job
 from .media import Body, PictureReader, TooManyPixelsError, Upload, unreadable
-from .schemas import BATCH_ANSWER, CLASSIFY_ANSWER, CLASSIFY_QUERY, errors, pictures_body
+from .schemas import BATCH_ANSWER, CLASSIFY_ANSWER, CLASSIFY_QUERY, MODELS_ANSWER, errors, pictures_body
 from .worker import Worker
 
 router = APIRouter(tags=["classify"])
@@ -23,6 +23,17 @@ router = APIRouter(tags=["classify"])
 _MOST_LABELS = 1000
 _OF_ONE_PICTURE = (413, 422)
 _REFUSALS = errors(400, 401, 403, 404, 408, 413, 415, 422, 503)
+
+
+@router.get("/v1/models", summary="What the models know", responses={200: MODELS_ANSWER, **errors(401, 403)})
+async def models(request: Request) -> Response:
+    """The models in the service's order, the default first: what they can recognise, and what their files say of them.
+
+    With the limit of a picture's pixels, so that a client can make larger ones smaller.
+    """
+    inference: Inference = request.app.state.inference
+    described = [_describe(worker) for worker in inference.workers.values()]
+    return json_response({"models": described, "max_pixels": inference.settings.max_pixels})
 
 
 @router.post(
@@ -90,6 +101,22 @@ async def classify_batch(request: Request) -> Response:
     answer = {**_about(worker, request), "results": results, "timings_ms": _timings(outcome, request)}
     inference.count(worker, outcome, request.state.received)
     return json_response(answer)
+
+
+def _describe(worker: Worker) -> dict[str, Any]:
+    classifier = worker.classifier
+    return {
+        "name": worker.name,
+        "network": classifier.network.title,
+        "arithmetic": classifier.arithmetic,
+        "image_size": classifier.network.image_size,
+        "labels": list(classifier.labels),
+        "card": {key: _in_words(value) for key, value in classifier.model.provenance.items()},
+    }
+
+
+def _in_words(value: Any) -> str:
+    return "; ".join(f"{key}: {each}" for key, each in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _query(request: Request, inference: Inference) -> tuple[int, Worker]:

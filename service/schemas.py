@@ -44,6 +44,15 @@ _TIMINGS = _object({"read": NUMBER, "queue": NUMBER, "infer": NUMBER, "total": N
 CLASSIFY_ANSWER = json_body(
     _object({**_ABOUT, **_LABELS, "timings_ms": _TIMINGS}, board=STRING, engine=STRING), "The labels"
 )
+_MODEL = _object(
+    {
+        **dict.fromkeys(("name", "network", "arithmetic"), STRING),
+        "image_size": INTEGER,
+        "labels": _array(STRING),
+        "card": {"type": "object", "additionalProperties": STRING},
+    }
+)
+MODELS_ANSWER = json_body(_object({"models": _array(_MODEL), "max_pixels": INTEGER}), "The models")
 BATCH_ANSWER = json_body(
     _object(
         {

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +29,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 from service_support import Engine, random_images, running, wrapped
 
+from fracbnn_pynq import Classifier
+from fracbnn_pynq.model import random_model
+from fracbnn_pynq.modelfile import save_model
+from fracbnn_pynq.networks import CIFAR10
 from fracbnn_pynq.thermometer import levels
 
 TOKEN = "correct-horse"
@@ -275,6 +284,22 @@ def test_the_gates_are_those_of_the_reference_engine(person, classifier, cat):
     person.find("#webcam").click()
 
 
+def test_gates_of_a_picture_that_was_refused_are_not_another_ones(person, cat, tmp_path):
+    def bars():
+        return person.driver.find_elements(By.CSS_SELECTOR, "#gates-bars li")
+
+    person.find("#hood summary").click()
+    person.choose(cat)
+    person.until(lambda: len(bars()) == 18, "no gates")
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture at all")
+    person.choose(text)
+    person.until_text("#error")
+    assert not person.find("#gates").is_displayed()
+    person.choose(cat)
+    person.until(lambda: person.find("#gates").is_displayed() and len(bars()) == 18, "no gates")
+
+
 def test_gates_are_asked_for_again_while_another_picture_is_traced(person, classifier, cat, monkeypatch):
     from fracbnn_pynq.service import trace
 
@@ -353,3 +378,94 @@ def test_the_interface_is_described_without_internet(browser, server):
     person = Person(browser, f"{server.url}/docs#live_health_live_get")
     person.until(lambda: person.driver.find_elements(By.CSS_SELECTOR, "#live_health_live_get[open]"), "not opened")
     assert person.console() == []
+
+
+def test_it_says_what_a_model_recognises_and_its_card(person, classifier):
+    assert person.until_text("#knows-title") == "What it recognises: 10 things, and nothing else"
+    person.find("#knows summary").click()
+    names = [item.text for item in person.driver.find_elements(By.CSS_SELECTOR, "#names li")]
+    assert names == list(classifier.labels)
+    assert not person.find("#find-row").is_displayed()  # ten names need no search
+    assert person.tiles("#card")["trained on"] == classifier.model.provenance["trained_on"]
+    assert person.console() == []
+
+
+def test_a_thousand_names_can_be_searched(browser, tmp_path):
+    model = random_model(CIFAR10.with_classes(1000), seed=3)
+    model = replace(model, classes=tuple(f"thing {number}, of sort {number % 7}" for number in range(1000)))
+    save_model(model, tmp_path / "many.safetensors")
+    with Classifier.load(tmp_path / "many.safetensors", backend="cpu") as many, running({"many": many}) as server:
+        person = Person(browser, server.url)
+        assert "1,000 things" in person.until_text("#knows-title")
+        person.find("#knows summary").click()
+        person.find("#find").send_keys("SORT 3 thing 99")
+        person.until_text("#found")
+        shown = [item.text for item in person.driver.find_elements(By.CSS_SELECTOR, "#names li") if item.is_displayed()]
+        expected = [name for name in model.classes if all(word in name for word in ("sort", "3", "thing", "99"))]
+        assert shown == expected != []
+        assert person.text("#found") == f"{len(expected)} of them"
+
+
+def test_the_number_of_labels_and_lines_for_programs(person, server, cat):
+    person.choose(cat)
+    person.until_text("#label", "cat")
+    assert len(person.shares()) == 5
+    Select(person.find("#top")).select_by_visible_text("1")
+    person.until(lambda: len(person.driver.find_elements(By.CSS_SELECTOR, "#bars li")) == 1, "still five labels")
+    person.find("#snippets summary").click()
+    assert person.text("#curl") == f"curl --data-binary @cat.jpg '{server.url}/v1/classify?top=1&model=cifar10'"
+    said = subprocess.run(
+        person.text("#curl").replace("@cat.jpg", f"@{cat}"), shell=True, capture_output=True, check=True
+    )
+    assert json.loads(said.stdout)["label"] == "cat"
+    code = person.text("#python").replace('"cat.jpg"', repr(str(cat)))
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert said.stdout == "cat\n"
+    person.find("[data-copies=curl]").click()
+    person.until_text("#copied")
+
+
+def test_a_picture_that_is_too_large_is_made_smaller_and_says_so(browser, classifier, tmp_path):
+    path = tmp_path / "large.png"
+    ramp = np.linspace(0, 255, 400, dtype=np.uint8)
+    path.write_bytes(png(np.stack([np.tile(ramp, (300, 1))] * 3, axis=-1)))
+    with running({"cifar10": classifier}, Settings(max_pixels=30_000)) as server:
+        person = Person(browser, server.url)
+        person.choose(path)
+        person.until_text("#label")
+        assert person.text("#caption").startswith("large.png: sent as 200 x 150 pixels instead of 400 x 300, as this")
+        assert "0.03 megapixels" in person.text("#caption")
+        assert not person.find("#error").is_displayed()
+
+
+def test_nothing_stays_of_a_webcam_that_was_stopped(person):
+    person.find("#webcam").click()
+    person.until_text("#label")
+    person.find("#webcam").click()
+    person.until(lambda: not person.find("#result").is_displayed(), "its last label stays")
+    assert person.text("#nothing") == "Nothing yet."
+    assert person.find("#status").get_attribute("textContent") == ""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_axe_finds_nothing(browser, server, path, scheme):
+    axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    try:
+        person = Person(browser, f"{server.url}{path}")
+        if path == "/":
+            person.find("#sample").click()
+            person.until_text("#label", "cat")
+        else:
+            person.until(lambda: person.driver.find_elements(By.CSS_SELECTOR, ".operation"), "no operation")
+        browser.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
+        browser.execute_script(Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
+        found = browser.execute_async_script(
+            "const done = arguments[arguments.length - 1]; axe.run().then((results) => done(results.violations));"
+        )
+        assert [(each["id"], each["impact"], each["nodes"][0]["html"]) for each in found] == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

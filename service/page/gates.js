@@ -18,6 +18,7 @@ export async function showGates(picture, model, size) {
   if (!asked) return;
   const mine = { blob: picture.blob, model, abort: new AbortController() };
   tracing = mine;
+  byId("gates-bars").replaceChildren(); // never another picture's
   byId("gates-note").textContent = "Computing …";
   try {
     const layers = await traceWhenFree(mine);
@@ -28,7 +29,6 @@ export async function showGates(picture, model, size) {
   } catch (error) {
     if (tracing !== mine) return;
     tracing = null;
-    byId("gates-bars").replaceChildren();
     byId("gates-note").textContent = error.message;
   }
 }

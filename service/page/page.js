@@ -1,25 +1,36 @@
 // The page at /: a picture or the browser's webcam, labels beside it.
 
 import { showGates } from "./gates.js";
+import { filter, showKnowledge } from "./knows.js";
 import { drawThermometer } from "./planes.js";
 import { Refusal, classify, loadCamera, loadModels } from "./service.js";
+import { shrink } from "./shrink.js";
+import { copy, showSnippets } from "./snippets.js";
 import {
   byId, clearError, complain, fill, heedToken, milliseconds, percent, presentLabels, show, stage,
 } from "./view.js";
 import * as webcam from "./webcam.js";
 
-let sizes = new Map();
+let models = new Map();
+let maxPixels = Infinity;
 let picture = null;
 let drawn = null;
 let pending = null;
 
 async function ensureModels() {
-  if (sizes.size > 0) return;
+  if (models.size > 0) return;
   const [known, camera] = await Promise.all([loadModels(), loadCamera()]);
-  sizes = known;
-  byId("model").replaceChildren(...[...sizes.keys()].map((name) => new Option(name, name)));
-  show("model-choice", sizes.size > 1);
+  ({ models, maxPixels } = known);
+  byId("model").replaceChildren(...[...models.keys()].map((name) => new Option(name, name)));
+  show("model-choice", models.size > 1);
   show("camera-link", camera.configured);
+  showModel();
+}
+
+function showModel() {
+  const model = models.get(byId("model").value);
+  if (model !== undefined) showKnowledge(model);
+  show("knows", model !== undefined);
 }
 
 function present(answer) {
@@ -76,20 +87,35 @@ async function classifyPicture() {
   pending = mine;
   try {
     await ensureModels();
-    const answer = await classify(picture.blob, byId("model").value, mine.signal);
+    const { name } = picture;
+    const { blob, note } = drawn === null ? { blob: picture.blob, note: "" } : await shrink(picture.blob, drawn, maxPixels);
+    if (pending !== mine) return;
+    byId("caption").textContent = note ? `${name}: ${note}` : byId("caption").textContent;
+    picture.sent = blob;
+    const [model, top] = [byId("model").value, Number(byId("top").value)];
+    const answer = await classify(blob, model, mine.signal, top);
     if (pending !== mine) return;
     clearError();
     present(answer);
+    showSnippets(name, model, top);
+    show("snippets", true);
     byId("status").textContent = `${answer.label}, ${percent(answer.score)}`;
     drawPlanes();
     traceGates();
   } catch (error) {
     if (error.name === "AbortError" || pending !== mine) return;
-    show("result", false);
-    show("nothing", true);
-    byId("nothing").textContent = "No result.";
+    clearResult("No result.");
+    showGates(null);
     complain(error, classifyPicture);
   }
+}
+
+function clearResult(text) {
+  show("result", false);
+  show("snippets", false);
+  show("nothing", true);
+  byId("nothing").textContent = text;
+  byId("status").textContent = "";
 }
 
 function takeFirst(files) {
@@ -116,6 +142,12 @@ function startWebcam() {
       pending = null;
       picture = null;
       traceGates();
+      show("snippets", false);
+    },
+    ended() {
+      drawn = null;
+      drawPlanes();
+      clearResult("Nothing yet.");
     },
     answered(answer, frame) {
       drawn = frame;
@@ -126,7 +158,7 @@ function startWebcam() {
 }
 
 function drawPlanes() {
-  const size = sizes.get(byId("model").value);
+  const size = models.get(byId("model").value)?.image_size;
   const known = drawn !== null && size !== undefined;
   show("planes", known);
   show("planes-note", !known);
@@ -135,7 +167,8 @@ function drawPlanes() {
 
 function traceGates() {
   const model = byId("model").value;
-  return showGates(picture, model, sizes.get(model));
+  const traced = picture?.sent === undefined ? null : { blob: picture.sent };
+  return showGates(traced, model, models.get(model)?.image_size);
 }
 
 // --- events -----------------------------------------------------------------------------------------------------
@@ -150,7 +183,13 @@ byId("file").addEventListener("change", (event) => {
 });
 byId("sample").addEventListener("click", takeSample);
 byId("webcam").addEventListener("click", () => (webcam.isOn() ? webcam.stop() : startWebcam()));
-byId("model").addEventListener("change", classifyPicture);
+byId("model").addEventListener("change", () => {
+  showModel();
+  classifyPicture();
+});
+byId("top").addEventListener("change", classifyPicture);
+byId("find").addEventListener("input", filter);
+for (const button of document.querySelectorAll("[data-copies]")) button.addEventListener("click", () => copy(button));
 byId("hood").addEventListener("toggle", () => {
   drawPlanes();
   traceGates();

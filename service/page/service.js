@@ -57,9 +57,9 @@ async function ask(address, options = {}) {
 }
 
 // `blob`: an encoded picture. The answer, with `roundTrip`: milliseconds from here and back.
-export async function classify(blob, model, signal) {
+export async function classify(blob, model, signal, top = 5) {
   const start = performance.now();
-  const answer = await send("v1/classify", { top: 5, model }, blob, signal);
+  const answer = await send("v1/classify", { top, model }, blob, signal);
   return { ...answer, roundTrip: performance.now() - start };
 }
 
@@ -74,11 +74,10 @@ function send(address, query, blob, signal) {
   return ask(`${address}?${new URLSearchParams(query)}`, options);
 }
 
-// The size that each model reads, by its name, in the service's order.
+// The models by name, in the service's order, with their labels and cards; and the pixels that a picture may have.
 export async function loadModels() {
-  const { models } = await ask("v2/models");
-  const abouts = await Promise.all(models.map((name) => ask(`v2/models/${encodeURIComponent(name)}`)));
-  return new Map(abouts.map((about) => [about.name, about.inputs.find((input) => input.name === "images").shape[1]]));
+  const { models, max_pixels: maxPixels } = await ask("v1/models");
+  return { models: new Map(models.map((model) => [model.name, model])), maxPixels };
 }
 
 // The service's own camera: `configured`, and if so its source, state, and viewers.

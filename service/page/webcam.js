@@ -17,7 +17,8 @@ let camera = null;
 
 export const isOn = () => camera !== null;
 
-// `prepare`: called first, may wait; `begun`: once there is a camera; `answered`: with each answer and its frame.
+// `prepare`: called first, may wait; `begun`: once there is a camera; `answered`: with each answer and its frame;
+// `ended`: when there is none any more.
 export async function start(page) {
   clearError();
   if (!navigator.mediaDevices?.getUserMedia) {
@@ -31,7 +32,7 @@ export async function start(page) {
     const constraints = { audio: false, video: { facingMode: "environment", width: { ideal: 2 * LIVE_WIDTH } } };
     const media = await navigator.mediaDevices.getUserMedia(constraints);
     page.begun();
-    camera = { media, failures: 0, stream: new Stream() };
+    camera = { media, failures: 0, stream: new Stream(), ended: page.ended };
     const [track] = media.getVideoTracks();
     track.addEventListener("ended", () => {
       stop();
@@ -57,7 +58,8 @@ export async function start(page) {
 
 export function stop() {
   if (camera === null) return;
-  for (const track of camera.media.getTracks()) track.stop();
+  const { media, ended } = camera;
+  for (const track of media.getTracks()) track.stop();
   camera = null;
   byId("video").srcObject = null;
   stage("hint");
@@ -65,6 +67,7 @@ export function stop() {
   show("rates", false);
   byId("webcam").textContent = "Start webcam";
   byId("webcam").setAttribute("aria-pressed", "false");
+  ended();
 }
 
 async function follow(mine, page) {
