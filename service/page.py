@@ -17,7 +17,20 @@ from starlette.exceptions import HTTPException
 
 from .stream import camera_of
 
-SCRIPTS = ("camera", "docs", "gates", "knows", "page", "planes", "service", "shrink", "snippets", "view", "webcam")
+SCRIPTS = (
+    "camera",
+    "docs",
+    "gates",
+    "history",
+    "knows",
+    "page",
+    "planes",
+    "service",
+    "shrink",
+    "snippets",
+    "view",
+    "webcam",
+)
 PAGE_PATHS = (
     "/",
     "/camera",

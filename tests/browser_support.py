@@ -90,9 +90,12 @@ class Person:
         return self.driver.execute_script(DISPATCH, base64.b64encode(data).decode(), name, kind, event)
 
     def shares(self, bars: str = "#bars") -> list[tuple[str, str]]:
-        names = self.driver.find_elements(By.CSS_SELECTOR, f"{bars} .name")
-        shares = self.driver.find_elements(By.CSS_SELECTOR, f"{bars} .share")
-        return [(name.text, share.text) for name, share in zip(names, shares, strict=True)]
+        """Names and shares of bars, all of one moment."""
+        script = (
+            "return [...document.querySelectorAll(arguments[0] + ' li')].map("
+            "(bar) => ['.name', '.share'].map((part) => bar.querySelector(part).textContent))"
+        )
+        return [tuple(pair) for pair in self.driver.execute_script(script, bars)]
 
     def tiles(self, selector: str) -> dict[str, str]:
         lines = self.text(selector).splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import subprocess
@@ -445,6 +446,49 @@ def test_nothing_stays_of_a_webcam_that_was_stopped(person):
     person.until(lambda: not person.find("#result").is_displayed(), "its last label stays")
     assert person.text("#nothing") == "Nothing yet."
     assert person.find("#status").get_attribute("textContent") == ""
+
+
+SAVED = """
+const done = arguments[arguments.length - 1];
+const click = HTMLAnchorElement.prototype.click;
+const make = URL.createObjectURL;
+let content = null;
+URL.createObjectURL = (blob) => { content = blob; return make(blob); };
+HTMLAnchorElement.prototype.click = function () {
+  HTMLAnchorElement.prototype.click = click;
+  URL.createObjectURL = make;
+  content.text().then((text) => done([this.download, text]));
+};
+document.getElementById(arguments[0]).click();
+"""
+"""What a button would save: the name of the file and its text."""
+
+
+def test_several_pictures_have_a_row_each_and_can_be_saved(browser, server, cat, tmp_path):
+    person = Person(browser, server.url)
+    strange = tmp_path / '=1+1,"a".png'
+    strange.write_bytes(cat.read_bytes())
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture at all")
+    chosen = [cat, text, strange, cat.with_name("rocket.jpg")]
+    person.find("#file").send_keys("\n".join(map(str, chosen)))
+    person.until_text("#history-title", "4 pictures so far")
+    person.find("#history summary").click()
+    rows = [row.text.split("\n") for row in person.driver.find_elements(By.CSS_SELECTOR, "#rows tr")]
+    assert [row[0].split(" ")[0] for row in rows] == ["rocket.jpg", strange.name, "notes.txt", "cat.jpg"]
+    name, saved = browser.execute_async_script(SAVED, "json")
+    assert name == "fracbnn.json"
+    entries = json.loads(saved)
+    assert [entry["label"] for entry in entries][:3] == ["cat", "", "cat"]
+    assert "not a picture" in entries[1]["error"]
+    assert [len(entry["top"]) for entry in entries] == [5, 0, 5, 5]
+    name, saved = browser.execute_async_script(SAVED, "csv")
+    assert name == "fracbnn.csv"
+    read = list(csv.DictReader(io.StringIO(saved, newline="")))
+    assert [row["name"] for row in read] == ["cat.jpg", "notes.txt", f"'{strange.name}", "rocket.jpg"]
+    assert float(read[0]["score"]) == entries[0]["score"]
+    person.find("#forget").click()
+    assert not person.find("#history").is_displayed()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -215,7 +215,7 @@ def test_controls_are_labelled_and_ids_are_unique_and_present(client, page):
             assert attributes["id"] in labelled
     assert labelled | set(page.values("aria-labelledby")) <= set(ids)
     scripts = {
-        "page/page.js": ["page", "webcam", "gates", "view", "knows", "snippets"],
+        "page/page.js": ["page", "webcam", "gates", "view", "knows", "snippets", "history"],
         "page/camera.js": ["camera", "view"],
         "page/docs.js": ["docs"],
     }

@@ -1,6 +1,7 @@
 // The page at /: a picture or the browser's webcam, labels beside it.
 
 import { showGates } from "./gates.js";
+import { forget, remember, save } from "./history.js";
 import { filter, showKnowledge } from "./knows.js";
 import { drawThermometer } from "./planes.js";
 import { Refusal, classify, loadCamera, loadModels } from "./service.js";
@@ -16,6 +17,7 @@ let maxPixels = Infinity;
 let picture = null;
 let drawn = null;
 let pending = null;
+let run = 0; // counts what a person asked for, so that the rest of what was asked before is left
 
 async function ensureModels() {
   if (models.size > 0) return;
@@ -97,6 +99,7 @@ async function classifyPicture() {
     if (pending !== mine) return;
     clearError();
     present(answer);
+    remember(name, model, answer, drawn);
     showSnippets(name, model, top);
     show("snippets", true);
     byId("status").textContent = `${answer.label}, ${percent(answer.score)}`;
@@ -106,6 +109,7 @@ async function classifyPicture() {
     if (error.name === "AbortError" || pending !== mine) return;
     clearResult("No result.");
     showGates(null);
+    if (error.status !== 401) remember(picture.name, byId("model").value, { error: error.message }, drawn);
     complain(error, classifyPicture);
   }
 }
@@ -118,11 +122,17 @@ function clearResult(text) {
   byId("status").textContent = "";
 }
 
-function takeFirst(files) {
-  if (files.length > 0) take(files[0], files[0].name || "Pasted picture");
+async function takeAll(files) {
+  run += 1;
+  const mine = run;
+  for (const file of files) {
+    if (mine !== run) return;
+    await take(file, file.name || "Pasted picture");
+  }
 }
 
 async function takeSample() {
+  run += 1;
   try {
     const answer = await fetch("page/cat.jpg");
     if (!answer.ok) throw new Refusal(answer.status);
@@ -138,6 +148,7 @@ function startWebcam() {
   return webcam.start({
     prepare: ensureModels,
     begun() {
+      run += 1;
       pending?.abort();
       pending = null;
       picture = null;
@@ -178,7 +189,7 @@ function leaveTargets() {
 }
 
 byId("file").addEventListener("change", (event) => {
-  takeFirst([...event.target.files]);
+  takeAll([...event.target.files]);
   event.target.value = "";
 });
 byId("sample").addEventListener("click", takeSample);
@@ -189,12 +200,15 @@ byId("model").addEventListener("change", () => {
 });
 byId("top").addEventListener("change", classifyPicture);
 byId("find").addEventListener("input", filter);
+byId("csv").addEventListener("click", () => save("csv"));
+byId("json").addEventListener("click", () => save("json"));
+byId("forget").addEventListener("click", forget);
 for (const button of document.querySelectorAll("[data-copies]")) button.addEventListener("click", () => copy(button));
 byId("hood").addEventListener("toggle", () => {
   drawPlanes();
   traceGates();
 });
-document.addEventListener("paste", (event) => takeFirst([...event.clipboardData.files]));
+document.addEventListener("paste", (event) => takeAll([...event.clipboardData.files]));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   byId("stage").classList.add("over");
@@ -205,7 +219,7 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   leaveTargets();
-  if (event.dataTransfer.files.length > 0) takeFirst([...event.dataTransfer.files]);
+  if (event.dataTransfer.files.length > 0) takeAll([...event.dataTransfer.files]);
   else complain(new Error("What was dropped is not a file. Save the picture first, then drop the file."));
 });
 
