@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from . import figures
 from .errors import BackendError
 from .fixedpoint import Format, Raw
 from .model import Model
@@ -76,8 +77,8 @@ CIFAR10_2020 = PublishedArithmetic(
 )
 IMAGENET_2021 = PublishedArithmetic(
     name="imagenet-2021",
-    summary="the published ImageNet core, bit for bit: 49.0 % top-1 on 1000 photographs with its authors' parameters, "
-    "where float has 81.0 %",
+    summary=f"the published ImageNet core, bit for bit: {figures.IMAGENET.published} % top-1 on "
+    f"{figures.IMAGENET.pictures} with its authors' parameters, where float has {figures.IMAGENET.floating} %",
     network="imagenet",
     feature=Format(13, 9),
     parameter=Format(14, 6),
