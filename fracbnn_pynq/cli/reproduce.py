@@ -20,7 +20,7 @@ from ..evaluation import evaluate
 from ..files import write_stream
 from ..model import Model
 from ..models import MODELS
-from ..networks import operations, weight_bits
+from ..networks import GatedLayer, Stem, operations, weight_bits
 from ..paper import PAPER, SOURCE
 from ..pictures import load
 from .bench import measure
@@ -132,7 +132,7 @@ def _rows(network: str, source: Source | None, seconds: float, threads: int | No
 
 
 def _row(classifier: Classifier, name: str, arithmetic: str, source: Source | None, seconds: float) -> Row:
-    layers = (classifier.network.stem, *classifier.network.layers)
+    layers: tuple[Stem | GatedLayer, ...] = (classifier.network.stem, *classifier.network.layers)
     dense = sum(map(operations, layers))
     gated = _gated(classifier.model, arithmetic, source)
     single, batch = measure(classifier, 1, seconds), measure(classifier, 32, seconds)
