@@ -193,7 +193,7 @@ def test_behind(images, wait):
     checked = VerifiedBackend(Engine(), reference, 1, wait=wait)
     caller = threading.Thread(target=lambda: [checked.logits(images) for _ in range(5)])
     caller.start()
-    caller.join(0.5)
+    caller.join(0.5 if wait else 20)
     assert caller.is_alive() == wait
     goes_on.set()
     caller.join(20)
