@@ -141,13 +141,24 @@ def test_a_fault_that_always_comes_is_said_once_and_kept_a_few_times(verified, i
     assert "a second run finds the same" in warnings[0].getMessage()
 
 
-def test_a_sign_of_zero_is_a_bit(verified):
-    checked = verified(Engine(wrong=lambda _call, _image: 0.0))
-    black = np.zeros((1, 32, 32, 3), np.uint8)
-    checked.engine.logits = lambda images: -logits_of(images)
-    checked.logits(black)
+@pytest.mark.parametrize("wrong", [-0.0, np.nan])
+@pytest.mark.parametrize("again", [True, False])
+def test_bits_are_compared_not_values(verified, caplog, wrong, again):
+    """-0 is not 0, and a NaN that comes again is the same NaN, wherever results are compared and counted."""
+    engine = Engine()
+    right = np.zeros((1, 10), np.float32)
+    found = right.copy()
+    found[0, 3] = wrong
+    engine.logits = lambda _images: next(results)
+    checked = verified(engine)
+    results = iter([found, found if again else right])
+    checked.logits(np.zeros((1, 32, 32, 3), np.uint8))
     checked.settle()
     assert checked.counts()["different"] == 1
+    assert checked.counts()["reproducible"] == again
+    assert checked.differences[0].reproducible is again
+    assert "has 1 of 10 logits that are not the CPU's" in caplog.text
+    assert ("finds the same" if again else "finds others") in caplog.text
 
 
 def test_a_second_run_that_fails_is_no_fault_of_the_checking(verified, images):

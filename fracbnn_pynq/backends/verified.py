@@ -47,7 +47,7 @@ class Difference:
     @property
     def reproducible(self) -> bool:
         """Whether the second run found the same wrong bits."""
-        return self.again is not None and np.array_equal(self.again, self.found)
+        return self.again is not None and not _other_bits(self.again, self.found)
 
     def as_dict(self) -> dict[str, Any]:
         """What a report says of it."""
@@ -59,6 +59,11 @@ class Difference:
             "expected": self.expected.tolist(),
             "again": None if self.again is None else self.again.tolist(),
         }
+
+
+def _other_bits(first: Logits, second: Logits) -> int:
+    """How many of two results' logits differ in any bit: by value -0 would equal 0, and NaN not itself."""
+    return int(np.count_nonzero(first.view(np.uint32) != second.view(np.uint32)))
 
 
 def make_report_folder(folder: Path) -> None:
@@ -202,7 +207,7 @@ class VerifiedBackend:
 
     def _check(self, number: int, image: Images, found: Logits) -> None:
         expected = self._reference.logits(image[None])[0]
-        if np.array_equal(expected.view(np.uint32), found.view(np.uint32)):
+        if not _other_bits(expected, found):
             with self._lock:
                 self._counts["checked"] += 1
             return
@@ -224,7 +229,7 @@ class VerifiedBackend:
                 "verify: picture %d has %d of %d logits that are not the CPU's in %s; a second run finds %s. Others "
                 "are counted, and not logged",
                 number,
-                int((found != expected).sum()),
+                _other_bits(found, expected),
                 len(found),
                 self.arithmetic.name,
                 "the same" if difference.reproducible else "others",
