@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fracbnn_pynq import native
 from fracbnn_pynq.errors import AcceleratorError, PictureError
 from fracbnn_pynq.layouts import images as layout
 from fracbnn_pynq.networks import IMAGENET
@@ -91,6 +92,36 @@ def test_images_are_written_into_the_given_buffer():
     layout.pack_cifar10_image(image[:, ::-1], strided[:, :, ::2])
     np.testing.assert_array_equal(strided[:, :, ::2], memory[1][:, :, ::-1])
     assert not strided[:, :, 1::2].any()
+
+
+NETWORKS = {
+    "cifar10": (layout.pack_cifar10_image, layout.CIFAR10_IMAGE_SHAPE, np.uint64),
+    "imagenet": (layout.pack_imagenet_image, layout.IMAGENET_IMAGE_SHAPE, np.uint32),
+}
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["native", "numpy"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_pictures_are_encoded_into_an_accelerators_buffers(monkeypatch, network: str, compiled: bool):
+    if not compiled:
+        monkeypatch.setattr(native, "extension", None)
+    elif not native.available():
+        pytest.skip("native kernels were not built")
+    pack, shape, dtype = NETWORKS[network]
+    images = np.random.default_rng(2).integers(0, 256, (3, *shape[1:], 3), np.uint8)
+    memory = np.full((4, *shape), 7, dtype)
+    for pictures in (images, images[:, :, ::-1], images.transpose(0, 2, 1, 3)):  # as they come, or strided
+        encode = layout.image_encoder(pictures, [memory[1], memory[2]])
+        for slot, index in ((0, 2), (1, 0), (0, 1)):
+            encode(slot, index)
+            np.testing.assert_array_equal(memory[slot + 1], pack(pictures[index]))
+        with pytest.raises(IndexError):
+            encode(2, 0)
+        with pytest.raises(IndexError):
+            encode(0, 3)
+    assert np.all(memory[[0, 3]] == 7)
+    with pytest.raises(PictureError, match="expected uint8"):
+        layout.image_encoder(images[:, :5], [memory[0]])
 
 
 @pytest.mark.parametrize(

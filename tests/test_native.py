@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -97,3 +99,37 @@ def test_other_pictures_have_no_area_mean(square, size):
 def test_pixels_that_are_not_side_by_side_are_copied_first():
     square = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert np.array_equal(native.area_mean(square[:, ::-1], 4), native.area_mean(square[:, ::-1].copy(), 4))
+
+
+def test_the_encoder_of_words_refuses_what_c_cannot_read():
+    images, table, buffer = np.zeros((1, 4, 4, 3), np.uint8), np.zeros(256, np.uint64), np.zeros((3, 4, 4), np.uint64)
+    native.word_encoder(images, table, [buffer])(0, 0)
+    for wrong in (
+        (images.astype(np.int16), table, [buffer]),
+        (images[0], table, [buffer]),
+        (images, table[:5], [buffer]),
+        (images, table.astype(np.float64), [buffer]),
+        (images, table, [buffer.astype(np.uint32)]),
+        (images, table, [buffer[:, ::2]]),
+        (images, table, []),
+        (images, table, [buffer] * 3),
+    ):
+        with pytest.raises(BackendError, match="expected"):
+            native.word_encoder(*wrong)
+    encode = native.word_encoder(images, table, [buffer])
+    for slot, index in ((-1, 0), (0, -1), (1, 0), (0, 1)):
+        with pytest.raises(IndexError, match="a slot below 1 and a picture below 1"):
+            encode(slot, index)
+    with pytest.raises(TypeError):
+        encode(0)
+    with pytest.raises((TypeError, OverflowError)):
+        encode("0", 1 << 80)
+
+
+def test_an_encoder_of_words_keeps_what_it_reads():
+    buffer = np.zeros((3, 4, 4), np.uint32)
+    encode = native.word_encoder(np.full((1, 4, 4, 3), 5, np.uint8), np.arange(256, dtype=np.uint32) * 3, [buffer])
+    gc.collect()
+    np.full(1 << 16, 255, np.uint8)
+    encode(0, 0)
+    assert np.all(buffer == 15)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,8 +36,11 @@ _CLOSING_S = 0.5
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
-Finish = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-"""What is done with a result on the host, its value being what the caller gets."""
+Take = Callable[[int, Any], None]
+"""``take(index, result)``: what is done on the host with the result of the run of that number; it goes to the caller's
+array."""
+Encode = Callable[[int, int], object]
+"""``encode(slot, index)``: fills a slot's buffer for the run of that number."""
 
 
 class Accelerator(ABC):
@@ -92,24 +95,25 @@ class Accelerator(ABC):
         """Write and flush what stays in memory, and set the addresses that stay in the registers."""
 
     @abstractmethod
-    def _encode(self, slot: int, image: U8) -> None:
-        """Write a picture's code into a slot's buffer."""
+    def _encoder(self, images: U8) -> Encode:
+        """What writes the code of one of ``images`` into a slot's buffer."""
 
     @abstractmethod
     def _flush(self, slot: int) -> None:
         """Hand a slot's buffers over to the core."""
 
     @abstractmethod
-    def _set_addresses(self, slot: int) -> None:
-        """Point the core at a slot's buffers."""
+    def _addresses(self, slot: int) -> Mapping[str, int]:
+        """Physical addresses of a slot's buffers, by the argument they are for."""
 
     @abstractmethod
-    def _read(self, slot: int) -> npt.NDArray[Any]:
+    def _read(self, slot: int) -> Any:
         """A copy of a slot's result, taken over from the core."""
 
     @abstractmethod
-    def _finish(self, result: npt.NDArray[Any]) -> F32:
-        """Logits of a result; raises AcceleratorError where the core has not written all of it."""
+    def _taker(self, logits: F32) -> Take:
+        """What makes logits of a result, in their places, or raises AcceleratorError where the core has not written all
+        of it."""
 
     # What others use
 
@@ -124,7 +128,7 @@ class Accelerator(ABC):
         self.network.check_images(images)
         logits = np.empty((len(images), self.network.classes), np.float32)
         direct = self.direct and self._loop is None
-        self._owner.call(lambda job: self._batch(job, images, self._finish, logits), direct=direct)
+        self._owner.call(lambda job: self._batch(job, images, self._taker(logits)), direct=direct)
         return logits
 
     def counters(self) -> Mapping[str, int]:
@@ -154,6 +158,7 @@ class Accelerator(ABC):
         with self._explained():
             self._core = find_core(self._overlay, self.driver)
             self._allocate(self._buffers)
+            self._slot_registers = [self._core.registers_of(self._addresses(slot)) for slot in range(2)]
             self._prepare()
             self._waiter = self._make_waiter()
 
@@ -200,61 +205,61 @@ class Accelerator(ABC):
                 asyncio.set_event_loop(None)
                 self._loop.close()
 
-    def _batch(self, job: Job[None], images: U8, finish: Finish, out: npt.NDArray[Any]) -> None:
+    def _batch(self, job: Job[None], images: U8, take: Take) -> None:
         if not len(images):
             return
         watch = Stopwatch()
         with self._explained():
             self._check_ready()
-            self._run(job, images, finish, out, watch)
+            self._run(job, images, take, watch)
         self.timings = watch.milliseconds(len(images))
 
-    def _run(self, job: Job[None], images: U8, finish: Finish, out: npt.NDArray[Any], watch: Stopwatch) -> None:
-        self._fill(0, images[0], watch)
+    def _run(self, job: Job[None], images: U8, take: Take, watch: Stopwatch) -> None:
+        encode = self._encoder(images)
+        self._fill(0, 0, encode, watch)
         self._start(0, watch)
+        lap = watch.lap
         last = len(images) - 1
         for index in range(len(images)):
             slot = index & 1
             more = index < last and not job.cancelled
             if more:
-                self._fill(slot ^ 1, images[index + 1], watch)
+                self._fill(slot ^ 1, index + 1, encode, watch)
             self._wait(watch)
             if more and not self.result_is_overwritten:
                 self._start(slot ^ 1, watch)
-            watch.mark()
             result = self._read(slot)
-            watch.lap("read")
+            lap("read")
             if more and self.result_is_overwritten:
                 self._start(slot ^ 1, watch)
-            out[index] = finish(result)
-            watch.lap("post")
+            take(index, result)
+            lap("post")
             if not more:
                 break
 
-    def _fill(self, slot: int, image: U8, watch: Stopwatch) -> None:
-        watch.mark()
-        self._encode(slot, image)
+    def _fill(self, slot: int, index: int, encode: Encode, watch: Stopwatch) -> None:
+        encode(slot, index)
         watch.lap("encode")
         self._flush(slot)
         watch.lap("copy")
 
     def _start(self, slot: int, watch: Stopwatch) -> None:
-        watch.mark()
         if not self._check.still():
             raise self._replaced()
         self._set_registers(slot)
-        self._core.check_addresses()
         self._running = True
-        self._started = time.perf_counter()
+        self._started = perf_counter()
         self._core.start()
         watch.lap("start")
 
     def _set_registers(self, slot: int) -> None:
-        """Set what a run of a slot needs; the overlay has just been seen to be there."""
-        if slot != self._slot:
-            self._slot = None  # in case of a KeyboardInterrupt before both addresses are set
-            self._set_addresses(slot)
-            self._slot = slot
+        """Set what a run of a slot needs, or see that it is still there; the overlay has just been seen to be."""
+        if slot == self._slot:
+            self._core.check_addresses()
+            return
+        self._slot = None  # in case of a KeyboardInterrupt before both addresses are set
+        self._core.set_run_addresses(self._slot_registers[slot])
+        self._slot = slot
 
     def _wait(self, watch: Stopwatch) -> None:
         if not self._waiter.wait(self._core.idle, self._started, self.timeout_s):
@@ -264,7 +269,7 @@ class Accelerator(ABC):
                 advice="it is used again as soon as it is idle; if it does not become idle, call reload()",
             )
         self._running = False
-        watch.add("run", time.perf_counter() - self._started)
+        watch.since("run", self._started)
 
     def _check_ready(self) -> None:
         """Raise unless the core is there and idle; a run that an exception left behind is waited for."""
@@ -275,13 +280,13 @@ class Accelerator(ABC):
         if not (self._core.idle() if self._overdue else self._ends_within(self.timeout_s)):
             raise AcceleratorError(
                 f"{self._core.instance}: expected an idle core, found it still busy with a run that was started "
-                f"{time.perf_counter() - self._started:.1f} s ago",
+                f"{perf_counter() - self._started:.1f} s ago",
                 advice="call reload() to load the overlay again",
             )
         self._running = self._overdue = False
 
     def _ends_within(self, seconds: float) -> bool:
-        return self._waiter.wait(self._core.idle, time.perf_counter(), seconds)
+        return self._waiter.wait(self._core.idle, perf_counter(), seconds)
 
     def _replaced(self) -> OverlayReplacedError:
         if self._lost:

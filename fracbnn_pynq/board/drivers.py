@@ -39,27 +39,47 @@ class HlsCore(DefaultIP):  # type: ignore[misc]  # pynq has no type information
         super().__init__(description)
         self.instance = str(description.get("fullpath", type(self).__name__))
         self.offsets = find_registers(self.instance, self.arguments, description.get("registers") or {})
-        self._control = self.offsets[CTRL]
+        self._control = self.offsets[CTRL] >> 2
         words = self.mmio.array
-        # Of a board, whose registers are memory, a view gives a word in half the time that the array takes.
+        # Not by pynq's methods, which take five times as long; and of a board, whose registers are memory, by a view,
+        # which takes half the time of the array. Either reads or writes a word at once.
         self._words: Any = words.data if type(words) is np.ndarray else words
         self._addresses: dict[int, int] = {}
-        """By index of the register."""
+        self._run_addresses: Mapping[int, int] = {}
+        """Physical addresses by index of the register: those that stay, and those of the run."""
 
     def set_address(self, argument: str, physical: int) -> None:
         """Set the physical address of a buffer. The core must be idle: it reads its arguments while it runs."""
-        offset = self.offsets[argument]
-        self._addresses[offset >> 2] = physical
-        self.mmio.write(offset, physical)
+        index = self.offsets[argument] >> 2
+        self._addresses[index] = physical
+        self._words[index] = physical
+
+    def registers_of(self, addresses: Mapping[str, int]) -> dict[int, int]:
+        """By index of the register the physical addresses of some arguments' buffers, for :meth:`set_run_addresses`."""
+        return {self.offsets[argument] >> 2: physical for argument, physical in addresses.items()}
+
+    def set_run_addresses(self, registers: Mapping[int, int]) -> None:
+        """As :meth:`set_address`, for those that change with the run, instead of the last ones; those that stay are
+        read back, see :meth:`check_addresses`."""
+        self._run_addresses = registers
+        words = self._words
+        for index, physical in registers.items():
+            words[index] = physical
+        if self._addresses:
+            self._check(self._addresses)
 
     def check_addresses(self) -> None:
-        """Read back the addresses that were set.
+        """Read back all addresses that were set.
 
         A core that has been configured again since has zeros there, and started would write to physical address 0.
         Raises :class:`~fracbnn_pynq.errors.OverlayReplacedError` where a register holds another value.
         """
-        words = self._words  # pynq's method for a read takes five times as long
-        for index, physical in self._addresses.items():
+        self._check(self._addresses)
+        self._check(self._run_addresses)
+
+    def _check(self, registers: Mapping[int, int]) -> None:
+        words = self._words
+        for index, physical in registers.items():
             if (found := int(words[index])) != physical:
                 raise OverlayReplacedError(
                     f"{self.instance}: expected the address {physical:#x} in the register at {index << 2:#x}, found "
@@ -69,21 +89,24 @@ class HlsCore(DefaultIP):  # type: ignore[misc]  # pynq has no type information
 
     def start(self) -> None:
         """Begin a run. The core must be idle."""
-        self.mmio.write(self._control, AP_START)
+        self._words[self._control] = AP_START
 
     def idle(self) -> bool:
         """Whether no run is under way: one read of CTRL."""
-        return bool(self.mmio.read(self._control) & AP_IDLE)
+        return int(self._words[self._control]) & AP_IDLE != 0
 
     def enable_interrupt(self) -> None:
         """Let the end of a run raise the core's interrupt line."""
-        self.mmio.write(self.offsets[IP_IER], 1)
-        self.mmio.write(self.offsets[GIER], 1)
+        self._write(IP_IER, 1)
+        self._write(GIER, 1)
 
     def clear_interrupt(self) -> None:
         """Lower the interrupt line; writing a one toggles the bit, so only a set bit is written."""
-        if pending := self.mmio.read(self.offsets[IP_ISR]) & 3:
-            self.mmio.write(self.offsets[IP_ISR], pending)
+        if pending := int(self._words[self.offsets[IP_ISR] >> 2]) & 3:
+            self._write(IP_ISR, pending)
+
+    def _write(self, name: str, value: int) -> None:
+        self._words[self.offsets[name] >> 2] = value
 
 
 class Cifar10Core(HlsCore):

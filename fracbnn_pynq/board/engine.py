@@ -21,7 +21,7 @@ from ..engine.image import checksum
 from ..engine.registers import ERRORS, PIXELS, REGISTERS, VERSION
 from ..errors import AcceleratorError, EngineError, OverlayError
 from ..model import Model
-from .accelerator import F32, TIMEOUT_S, U8, Accelerator, Finish
+from .accelerator import F32, TIMEOUT_S, U8, Accelerator, Encode, Take
 from .buffers import Buffers
 from .drivers import HlsCore
 from .executor import Job
@@ -48,7 +48,7 @@ class EngineCore(HlsCore):
 
     def write_register(self, name: str, value: int) -> None:
         """Set a register. The core must be idle: it reads its arguments while it runs."""
-        self.mmio.write(self.offsets[name], value)
+        self._write(name, value)
 
 
 class EngineAccelerator(Accelerator):
@@ -119,41 +119,48 @@ class EngineAccelerator(Accelerator):
         self._core.write_register("RESULT_STRIDE", 4 * self.network.features)
         self._loaded = False
 
-    def _encode(self, slot: int, image: U8) -> None:
-        """Pictures of a run, uint8 [n, S, S, 3], as they are: the engine makes their thermometer code itself."""
-        np.copyto(self._pictures[slot].array[: len(image)], image.reshape(len(image), -1))
+    def _encoder(self, images: U8) -> Encode:
+        """Copies the pictures of a run, by its number, as they are: the engine makes their thermometer code itself."""
+
+        def encode(slot: int, index: int) -> None:
+            run = images[index * self.batch : (index + 1) * self.batch]
+            np.copyto(self._pictures[slot].array[: len(run)], run.reshape(len(run), -1))
+
+        return encode
 
     def _flush(self, slot: int) -> None:
         self._pictures[slot].flush()
         self._results[slot].array.fill(_UNWRITTEN)
         self._results[slot].flush()
 
-    def _set_addresses(self, slot: int) -> None:
-        self._core.set_address("PICTURE_ADDRESS", self._pictures[slot].address)
-        self._core.set_address("RESULT_ADDRESS", self._results[slot].address)
+    def _addresses(self, slot: int) -> Mapping[str, int]:
+        return {"PICTURE_ADDRESS": self._pictures[slot].address, "RESULT_ADDRESS": self._results[slot].address}
 
-    def _read(self, slot: int) -> npt.NDArray[Any]:
+    def _read(self, slot: int) -> npt.NDArray[np.int32]:
         self._results[slot].invalidate()
         return self._results[slot].array.copy()
 
-    def _finish(self, result: npt.NDArray[Any]) -> F32:
-        return faithful.classifier_logits(result, *self._classifier)
+    def _taker(self, logits: F32) -> Take:
+        def take(index: int, result: npt.NDArray[np.int32]) -> None:
+            run = slice(index * self.batch, (index + 1) * self.batch)
+            logits[run] = faithful.classifier_logits(result, *self._classifier)
 
-    def _run(self, job: Job[None], images: U8, finish: Finish, out: npt.NDArray[Any], watch: Stopwatch) -> None:
+        return take
+
+    def _run(self, job: Job[None], images: U8, take: Take, watch: Stopwatch) -> None:
         runs = [slice(first, first + self.batch) for first in range(0, len(images), self.batch)]
-        self._fill(0, images[runs[0]], watch)
+        encode = self._encoder(images)
+        self._fill(0, 0, encode, watch)
         self._start_run(0, len(images[runs[0]]), watch)
         for index, run in enumerate(runs):
             slot, count = index & 1, len(images[run])
             more = index + 1 < len(runs) and not job.cancelled
             if more:
-                following = images[runs[index + 1]]
-                self._fill(slot ^ 1, following, watch)
+                self._fill(slot ^ 1, index + 1, encode, watch)
             self._wait(watch)
             self._check_run(count)
             if more:
-                self._start_run(slot ^ 1, len(following), watch)
-            watch.mark()
+                self._start_run(slot ^ 1, len(images[runs[index + 1]]), watch)
             result = self._read(slot)[:count]
             watch.lap("read")
             if result.min() == _UNWRITTEN:
@@ -161,7 +168,7 @@ class EngineAccelerator(Accelerator):
                     f"{self._core.instance}: expected {count} whole results, found some that were not written",
                     advice="try again; if it happens again, call reload()",
                 )
-            out[run] = finish(result)
+            take(index, result)
             watch.lap("post")
             if not more:
                 break

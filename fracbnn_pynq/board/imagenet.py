@@ -5,10 +5,10 @@ Imports pynq.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ..cores import IMAGENET_CORE
 from ..errors import AcceleratorError
@@ -21,13 +21,13 @@ from ..layouts.images import (
     IMAGENET_RESULT_WORDS,
     IMAGENET_SCRATCH_WORDS,
     WORD_BYTES,
-    pack_imagenet_image,
+    image_encoder,
     unpack_imagenet_result,
 )
 from ..layouts.weights import pack_model
 from ..model import Model
 from ..networks import IMAGENET, Network
-from .accelerator import F32, TIMEOUT_S, U8, Accelerator
+from .accelerator import F32, TIMEOUT_S, U8, Accelerator, Encode, Take
 from .buffers import Buffers
 from .drivers import HlsCore, ImageNetCore
 
@@ -57,7 +57,11 @@ class ImageNetAccelerator(Accelerator):
         """The core's own results for pictures uint8 [N, 224, 224, 3]: codes uint8 [N, 1024, 7, 7], 0..15."""
         self.network.check_images(images)
         codes = np.empty((len(images), self.network.features, self.network.pool_size, self.network.pool_size), np.uint8)
-        self._owner.call(lambda job: self._batch(job, images, self._codes, codes))
+
+        def take(index: int, result: U8) -> None:
+            codes[index] = self._codes(result)
+
+        self._owner.call(lambda job: self._batch(job, images, take))
         return codes
 
     def _allocate(self, buffers: Buffers) -> None:
@@ -86,22 +90,22 @@ class ImageNetAccelerator(Accelerator):
         self._result.array[...] = _UNWRITTEN
         self._result.flush()
 
-    def _encode(self, slot: int, image: U8) -> None:
-        pack_imagenet_image(image, self._images[slot].array)
+    def _encoder(self, images: U8) -> Encode:
+        return image_encoder(images, [image.array for image in self._images])
 
     def _flush(self, slot: int) -> None:
         self._images[slot].flush()
 
-    def _set_addresses(self, slot: int) -> None:
-        self._core.set_address("image_thermo", self._images[slot].address)
+    def _addresses(self, slot: int) -> Mapping[str, int]:
+        return {"image_thermo": self._images[slot].address}
 
-    def _read(self, slot: int) -> npt.NDArray[Any]:
+    def _read(self, slot: int) -> U8:
         self._result.invalidate()
         result = self._result.array.copy()
         self._clear_result()
         return result
 
-    def _codes(self, result: npt.NDArray[Any]) -> U8:
+    def _codes(self, result: U8) -> U8:
         untouched = int(np.count_nonzero((result == _UNWRITTEN).all(axis=1)))
         if untouched:
             raise AcceleratorError(
@@ -111,6 +115,9 @@ class ImageNetAccelerator(Accelerator):
             )
         return unpack_imagenet_result(result)
 
-    def _finish(self, result: npt.NDArray[Any]) -> F32:
-        sums = self._codes(result).sum(axis=(1, 2), dtype=np.int64)
-        return self._classifier.logits_of_one(sums)
+    def _taker(self, logits: F32) -> Take:
+        def take(index: int, result: U8) -> None:
+            sums = self._codes(result).sum(axis=(1, 2), dtype=np.int64)
+            logits[index] = self._classifier.logits_of_one(sums)
+
+        return take

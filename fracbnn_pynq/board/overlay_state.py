@@ -24,7 +24,7 @@ class LoadedCheck:
     """
 
     def __init__(self, overlay: Any, folder: Path | None = None, firmware: Path = FIRMWARE) -> None:
-        self._overlay = overlay
+        self._is_loaded = overlay.is_loaded
         folder = folder or _state_folder()
         paths = sorted(folder.glob("global_pl_state*.json")) if folder else []
         self._records = _stamps(paths)
@@ -37,9 +37,13 @@ class LoadedCheck:
         ``closely``: look at the firmware, too, which takes as long again. Its time only tells of the same bitstream,
         after which the core is still there and its registers can be read without harm.
         """
-        if not self._overlay.is_loaded():
+        if not self._is_loaded():
             return False
-        return _same(self._records) and (not closely or _same(self._firmware))
+        # Before every run: all() of a generator costs as much again.
+        for path, stamp in self._records + self._firmware if closely else self._records:
+            if _stamp(path) != stamp:
+                return False
+        return True
 
 
 def _state_folder() -> Path | None:
@@ -51,10 +55,6 @@ def _state_folder() -> Path | None:
 
 def _stamps(paths: list[Path]) -> list[tuple[str, Stamp | None]]:
     return [(os.fspath(path), _stamp(os.fspath(path))) for path in paths]
-
-
-def _same(stamps: list[tuple[str, Stamp | None]]) -> bool:
-    return all(_stamp(path) == stamp for path, stamp in stamps)
 
 
 def _stamp(path: str) -> Stamp | None:

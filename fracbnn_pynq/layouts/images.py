@@ -1,16 +1,18 @@
 """How images and results lie in the memory the published accelerators read and write; weights: :mod:`.weights`.
 
-Pure numpy. Bit k of a 64-byte word is bit ``k % 8`` of its byte ``k // 8``; all integers are little-endian.
+Bit k of a 64-byte word is bit ``k % 8`` of its byte ``k // 8``; all integers are little-endian.
 Source: the authors' HLS sources and host programs, checked against the weights, images and results they published.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import native
 from ..errors import AcceleratorError, PictureError
 from ..networks import IMAGENET, INPUT_PLANES, THERMOMETER_LEVELS
 from ..thermometer import LEVELS
@@ -109,6 +111,22 @@ def imagenet_planes(words: U32) -> I8:
     """Input planes int8 [..., 96, 224, 224], +1 or -1, of any ImageNet image words uint32 [..., 3, 224, 224]."""
     _check(words, np.uint32, IMAGENET_IMAGE_SHAPE, "image words")
     return _planes(words, np.arange(THERMOMETER_LEVELS, dtype=np.uint32))
+
+
+def image_encoder(images: U8, buffers: Sequence[npt.NDArray[Any]]) -> Callable[[int, int], object]:
+    """``encode(slot, index)``: writes the words of the picture ``images[index]`` into ``buffers[slot]``.
+
+    ``images``: uint8 [N, S, S, 3] RGB. ``buffers``: of one accelerator, all uint64 [3, 32, 32] for the CIFAR-10 core or
+    uint32 [3, 224, 224] for the ImageNet core. As :func:`pack_cifar10_image` and :func:`pack_imagenet_image`, which it
+    is where there is no native code. Raises PictureError where shape or dtype are others.
+    """
+    small = buffers[0].dtype == np.uint64
+    shape = CIFAR10_IMAGE_SHAPE if small else IMAGENET_IMAGE_SHAPE
+    _check(images, np.uint8, shape[1:] + shape[:1], "picture")
+    if native.available():
+        return native.word_encoder(images, _CIFAR10_TABLE if small else _IMAGENET_TABLE, buffers)
+    pack: Callable[[U8, Any], Any] = pack_cifar10_image if small else pack_imagenet_image
+    return lambda slot, index: pack(images[index], buffers[slot])
 
 
 def _check(array: npt.NDArray[Any], dtype: npt.DTypeLike, shape: tuple[int, ...], what: str) -> None:

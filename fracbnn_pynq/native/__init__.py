@@ -8,7 +8,8 @@ without the GIL.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,9 @@ try:
     extension = importlib.import_module("._native", __name__)
 except ImportError:
     extension = None
+
+_SLOTS = 2
+"""Buffers that :func:`word_encoder` can fill: fracbnn.h's ``FB_SLOTS``."""
 
 MISSING = "the native kernels are missing, because this package was installed without a C compiler"
 MISSING_ADVICE = "install gcc and the Python headers, then reinstall this package"
@@ -207,6 +211,29 @@ def area_mean(square: U8, size: int) -> U8:
     result = np.empty((size, size, 3), np.uint8)
     _loaded().area_mean(_data(square), square.strides[0], edge, size, _data(result))
     return result
+
+
+def word_encoder(
+    images: U8, table: npt.NDArray[Any], buffers: Sequence[npt.NDArray[Any]]
+) -> Callable[[int, int], None]:
+    """``encode(slot, index)``: writes the picture ``images[index]`` into ``buffers[slot]``, colour by colour, each
+    value as its word of ``table``.
+
+    ``images`` uint8 [N, S, S, 3]; ``table`` uint32 or uint64 [256]; ``buffers`` of its dtype, [3, S, S], which the
+    caller keeps alive. Raises as :func:`run` does; IndexError for slots and pictures that are not there.
+    """
+    if table.dtype not in (np.uint32, np.uint64) or not 1 <= len(buffers) <= _SLOTS:
+        raise BackendError(
+            f"words: expected uint32 or uint64 and 1 to {_SLOTS} buffers, found {table.dtype} and {len(buffers)}"
+        )
+    images = np.ascontiguousarray(images)
+    pictures = _address("pictures", images, np.uint8, (None, None, None, 3))
+    count, height, width, _ = images.shape
+    targets = [_address("buffer", buffer, table.dtype, (3, height, width)) for buffer in buffers]
+    words = [pictures, count, height * width, _address("words", table, table.dtype, (256,)), table.dtype.itemsize]
+    plan = np.array([*words, len(targets), *targets, *[0] * (_SLOTS - len(targets))], np.int64)
+    # No function of Python's own in between: this is called for every picture an accelerator computes.
+    return partial(_loaded().encode_words, _data(plan), (plan, images, table))
 
 
 def _loaded() -> Any:

@@ -135,4 +135,19 @@ void *fb_reserve(int64_t size);
  * up; 1 <= size <= edge <= 2^24. Returns 0, or -1 if memory ran out. */
 int fb_area_mean(const uint8_t *picture, int64_t row_bytes, int64_t edge, int64_t size, uint8_t *result);
 
+enum { FB_SLOTS = 2 };
+
+/* Pictures to become words for an accelerator: each value's entry of a table, colour by colour. */
+struct fb_words {
+    int64_t pictures; /* uint8 [count][pixels][3] */
+    int64_t count, pixels;
+    int64_t table; /* [256] of words */
+    int64_t word_bytes; /* 4 or 8 */
+    int64_t slots; /* at most FB_SLOTS */
+    int64_t buffers[FB_SLOTS]; /* words [3][pixels] each */
+};
+
+/* Write the words of a picture into a slot's buffer. */
+void fb_encode_words(const struct fb_words *plan, int64_t slot, int64_t index);
+
 #endif

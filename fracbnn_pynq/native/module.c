@@ -179,9 +179,37 @@ static PyObject *area_mean(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Called for every picture an accelerator computes, so without a format to parse; `kept` holds what the plan's addresses
+ * point to. A small picture takes less time than letting the GIL go. */
+static PyObject *encode_words(PyObject *self, PyObject *const *args, Py_ssize_t given)
+{
+    (void)self;
+    if (given != 4) {
+        PyErr_SetString(PyExc_TypeError, "encode_words(plan, kept, slot, index)");
+        return NULL;
+    }
+    const Py_ssize_t address = PyLong_AsSsize_t(args[0]), slot = PyLong_AsSsize_t(args[2]),
+                     index = PyLong_AsSsize_t(args[3]);
+    if (PyErr_Occurred())
+        return NULL;
+    const struct fb_words *plan = FB_POINTER(const struct fb_words, address);
+    if (slot < 0 || slot >= plan->slots || index < 0 || index >= plan->count) {
+        PyErr_Format(PyExc_IndexError, "expected a slot below %d and a picture below %zd, found %zd and %zd",
+                     (int)plan->slots, (Py_ssize_t)plan->count, slot, index);
+        return NULL;
+    }
+    PyThreadState *state = plan->pixels > 4096 ? PyEval_SaveThread() : NULL;
+    fb_encode_words(plan, slot, index);
+    if (state != NULL)
+        PyEval_RestoreThread(state);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"area_mean", area_mean, METH_VARARGS, "area_mean(picture, row bytes, edge, size, result): addresses, GIL released"},
     {"dismiss", dismiss, METH_O, "dismiss(team): let its helpers go"},
+    {"encode_words", (PyCFunction)(void (*)(void))encode_words, METH_FASTCALL,
+     "encode_words(plan, kept, slot, index): of a struct fb_words; GIL released for large pictures"},
     {"engines", engines, METH_NOARGS, "engines() -> [(name, layout of the weights)], best first"},
     {"fit", fit, METH_VARARGS, "fit(layer, first channel, stop): addresses, GIL released"},
     {"help", help, METH_O, "help(team): until it is dismissed, GIL released"},
