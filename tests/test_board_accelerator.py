@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.util
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -93,6 +95,17 @@ def test_every_picture_gets_its_own_result(make, latency, registers):
     assert accelerator.logits(PICTURES[:0]).shape == (0, 10)
     assert board.cores["FracNet_T_0"].runs == 46
     assert accelerator.clock_mhz == pytest.approx(250, rel=1e-3)
+
+
+@pytest.mark.parametrize("fault", [(), ("wrong-length@2",)])
+def test_pictures_are_not_kept_after_a_call(make, fault):
+    accelerator, _ = make(*fault)
+    pictures = PICTURES[:3].copy()
+    before = sys.getrefcount(pictures)
+    with pytest.raises(AcceleratorError) if fault else contextlib.nullcontext():
+        accelerator.logits(pictures)
+    gc.collect()
+    assert sys.getrefcount(pictures) == before
 
 
 def test_timings_name_the_stages(make):

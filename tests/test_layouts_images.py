@@ -110,18 +110,19 @@ def test_pictures_are_encoded_into_an_accelerators_buffers(monkeypatch, network:
     pack, shape, dtype = NETWORKS[network]
     images = np.random.default_rng(2).integers(0, 256, (3, *shape[1:], 3), np.uint8)
     memory = np.full((4, *shape), 7, dtype)
+    encoder = layout.ImageEncoder([memory[1], memory[2]])
     for pictures in (images, images[:, :, ::-1], images.transpose(0, 2, 1, 3)):  # as they come, or strided
-        encode = layout.image_encoder(pictures, [memory[1], memory[2]])
+        encoder.take(pictures)
         for slot, index in ((0, 2), (1, 0), (0, 1)):
-            encode(slot, index)
+            encoder.encode(slot, index)
             np.testing.assert_array_equal(memory[slot + 1], pack(pictures[index]))
         with pytest.raises(IndexError):
-            encode(2, 0)
+            encoder.encode(2, 0)
         with pytest.raises(IndexError):
-            encode(0, 3)
+            encoder.encode(0, 3)
     assert np.all(memory[[0, 3]] == 7)
     with pytest.raises(PictureError, match="expected uint8"):
-        layout.image_encoder(images[:, :5], [memory[0]])
+        encoder.take(images[:, :5])
 
 
 @pytest.mark.parametrize(

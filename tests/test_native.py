@@ -103,32 +103,40 @@ def test_pixels_that_are_not_side_by_side_are_copied_first():
 
 def test_the_encoder_of_words_refuses_what_c_cannot_read():
     images, table, buffer = np.zeros((1, 4, 4, 3), np.uint8), np.zeros(256, np.uint64), np.zeros((3, 4, 4), np.uint64)
-    native.word_encoder(images, table, [buffer])(0, 0)
     for wrong in (
-        (images.astype(np.int16), table, [buffer]),
-        (images[0], table, [buffer]),
-        (images, table[:5], [buffer]),
-        (images, table.astype(np.float64), [buffer]),
-        (images, table, [buffer.astype(np.uint32)]),
-        (images, table, [buffer[:, ::2]]),
-        (images, table, []),
-        (images, table, [buffer] * 3),
+        (table[:5], [buffer]),
+        (table.astype(np.float64), [buffer]),
+        (table, [buffer.astype(np.uint32)]),
+        (table, [buffer[:, ::2]]),
+        (table, []),
+        (table, [buffer] * 3),
     ):
         with pytest.raises(BackendError, match="expected"):
-            native.word_encoder(*wrong)
-    encode = native.word_encoder(images, table, [buffer])
+            native.WordEncoder(*wrong)
+    encoder = native.WordEncoder(table, [buffer])
+    for nothing_yet in ((0, 0), (1, 0)):
+        with pytest.raises(IndexError):
+            encoder.encode(*nothing_yet)
+    for wrong in (images.astype(np.int16), images[0], images[:, 1:]):
+        with pytest.raises(BackendError, match="expected"):
+            encoder.take(wrong)
+    encoder.take(images)
+    encoder.encode(0, 0)
     for slot, index in ((-1, 0), (0, -1), (1, 0), (0, 1)):
         with pytest.raises(IndexError, match="a slot below 1 and a picture below 1"):
-            encode(slot, index)
+            encoder.encode(slot, index)
     with pytest.raises(TypeError):
-        encode(0)
+        encoder.encode(0)
     with pytest.raises((TypeError, OverflowError)):
-        encode("0", 1 << 80)
+        encoder.encode("0", 1 << 80)
 
 
 def test_an_encoder_of_words_keeps_what_it_reads():
     buffer = np.zeros((3, 4, 4), np.uint32)
-    encode = native.word_encoder(np.full((1, 4, 4, 3), 5, np.uint8), np.arange(256, dtype=np.uint32) * 3, [buffer])
+    encoder = native.WordEncoder(np.arange(256, dtype=np.uint32) * 3, [buffer])
+    encoder.take(np.full((1, 4, 4, 3), 5, np.uint8))
+    encode = encoder.encode
+    del encoder
     gc.collect()
     np.full(1 << 16, 255, np.uint8)
     encode(0, 0)

@@ -98,6 +98,9 @@ class Accelerator(ABC):
     def _encoder(self, images: U8) -> Encode:
         """What writes the code of one of ``images`` into a slot's buffer."""
 
+    def _let_go(self) -> None:  # noqa: B027 - the engine copies them, and holds none
+        """Hold no pictures of a call that has ended."""
+
     @abstractmethod
     def _flush(self, slot: int) -> None:
         """Hand a slot's buffers over to the core."""
@@ -209,9 +212,12 @@ class Accelerator(ABC):
         if not len(images):
             return
         watch = Stopwatch()
-        with self._explained():
-            self._check_ready()
-            self._run(job, images, take, watch)
+        try:
+            with self._explained():
+                self._check_ready()
+                self._run(job, images, take, watch)
+        finally:
+            self._let_go()
         self.timings = watch.milliseconds(len(images))
 
     def _run(self, job: Job[None], images: U8, take: Take, watch: Stopwatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..cores import CIFAR10_CORE
 from ..errors import AcceleratorError
-from ..layouts.images import CIFAR10_IMAGE_SHAPE, CIFAR10_RESULT_BYTES, CIFAR10_RESULT_SHAPE, image_encoder
+from ..layouts.images import CIFAR10_IMAGE_SHAPE, CIFAR10_RESULT_BYTES, CIFAR10_RESULT_SHAPE, ImageEncoder
 from ..networks import CIFAR10, Network
 from .accelerator import F32, U8, Accelerator, Encode, Take
 from .buffers import Buffers
@@ -32,13 +32,18 @@ class Cifar10Accelerator(Accelerator):
 
     def _allocate(self, buffers: Buffers) -> None:
         self._images = [buffers.allocate("an image", CIFAR10_IMAGE_SHAPE, np.uint64) for _ in range(2)]
+        self._image_encoder = ImageEncoder([image.array for image in self._images])
         self._results = [buffers.allocate("a result", CIFAR10_RESULT_SHAPE, np.float32) for _ in range(2)]
 
     def _upload(self) -> None:
         """Nothing stays."""
 
     def _encoder(self, images: U8) -> Encode:
-        return image_encoder(images, [image.array for image in self._images])
+        self._image_encoder.take(images)
+        return self._image_encoder.encode
+
+    def _let_go(self) -> None:
+        self._image_encoder.let_go()
 
     def _flush(self, slot: int) -> None:
         self._images[slot].flush()

@@ -21,7 +21,7 @@ from ..layouts.images import (
     IMAGENET_RESULT_WORDS,
     IMAGENET_SCRATCH_WORDS,
     WORD_BYTES,
-    image_encoder,
+    ImageEncoder,
     unpack_imagenet_result,
 )
 from ..layouts.weights import pack_model
@@ -66,6 +66,7 @@ class ImageNetAccelerator(Accelerator):
 
     def _allocate(self, buffers: Buffers) -> None:
         self._images = [buffers.allocate("an image", IMAGENET_IMAGE_SHAPE, np.uint32) for _ in range(2)]
+        self._image_encoder = ImageEncoder([image.array for image in self._images])
         word, lanes = (WORD_BYTES,), (WORD_BYTES // 4,)
         self._weights = {
             "conv_weight_3x3_all_new": buffers.allocate("3x3 weights", (IMAGENET_CONV3X3_WORDS, *word), np.uint8),
@@ -91,7 +92,11 @@ class ImageNetAccelerator(Accelerator):
         self._result.flush()
 
     def _encoder(self, images: U8) -> Encode:
-        return image_encoder(images, [image.array for image in self._images])
+        self._image_encoder.take(images)
+        return self._image_encoder.encode
+
+    def _let_go(self) -> None:
+        self._image_encoder.let_go()
 
     def _flush(self, slot: int) -> None:
         self._images[slot].flush()

@@ -113,20 +113,41 @@ def imagenet_planes(words: U32) -> I8:
     return _planes(words, np.arange(THERMOMETER_LEVELS, dtype=np.uint32))
 
 
-def image_encoder(images: U8, buffers: Sequence[npt.NDArray[Any]]) -> Callable[[int, int], object]:
-    """``encode(slot, index)``: writes the words of the picture ``images[index]`` into ``buffers[slot]``.
+class ImageEncoder:
+    """Pictures as words straight into an accelerator's buffers: :func:`pack_cifar10_image` or
+    :func:`pack_imagenet_image`, picture by picture, and faster where there is native code.
 
-    ``images``: uint8 [N, S, S, 3] RGB. ``buffers``: of one accelerator, all uint64 [3, 32, 32] for the CIFAR-10 core or
-    uint32 [3, 224, 224] for the ImageNet core. As :func:`pack_cifar10_image` and :func:`pack_imagenet_image`, which it
-    is where there is no native code. Raises PictureError where shape or dtype are others.
+    ``buffers``: all uint64 [3, 32, 32] for the CIFAR-10 core or uint32 [3, 224, 224] for the ImageNet core.
+    ``encode(slot, index)`` writes a picture of those that :meth:`take` was given last into ``buffers[slot]``.
     """
-    small = buffers[0].dtype == np.uint64
-    shape = CIFAR10_IMAGE_SHAPE if small else IMAGENET_IMAGE_SHAPE
-    _check(images, np.uint8, shape[1:] + shape[:1], "picture")
-    if native.available():
-        return native.word_encoder(images, _CIFAR10_TABLE if small else _IMAGENET_TABLE, buffers)
-    pack: Callable[[U8, Any], Any] = pack_cifar10_image if small else pack_imagenet_image
-    return lambda slot, index: pack(images[index], buffers[slot])
+
+    def __init__(self, buffers: Sequence[npt.NDArray[Any]]) -> None:
+        small = buffers[0].dtype == np.uint64
+        self._shape = (32, 32, 3) if small else (224, 224, 3)
+        self._pack: Callable[[U8, Any], Any] = pack_cifar10_image if small else pack_imagenet_image
+        self._buffers = buffers
+        self._images = np.empty((0, *self._shape), np.uint8)
+        self._words: native.WordEncoder | None = None
+        self.encode: Callable[[int, int], object] = self._encode
+        if native.available():
+            self._words = native.WordEncoder(_CIFAR10_TABLE if small else _IMAGENET_TABLE, buffers)
+            self.encode = self._words.encode
+
+    def take(self, images: U8) -> None:
+        """The pictures to encode from now on: uint8 [N, S, S, 3] RGB; raises PictureError where they are others."""
+        _check(images, np.uint8, self._shape, "picture")
+        self._images = images
+        if self._words is not None:
+            self._words.take(images)
+
+    def let_go(self) -> None:
+        """Hold no pictures any longer."""
+        self._images = np.empty((0, *self._shape), np.uint8)
+        if self._words is not None:
+            self._words.let_go()
+
+    def _encode(self, slot: int, index: int) -> None:
+        self._pack(self._images[index], self._buffers[slot])
 
 
 def _check(array: npt.NDArray[Any], dtype: npt.DTypeLike, shape: tuple[int, ...], what: str) -> None:

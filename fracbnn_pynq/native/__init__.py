@@ -28,7 +28,7 @@ except ImportError:
     extension = None
 
 _SLOTS = 2
-"""Buffers that :func:`word_encoder` can fill: fracbnn.h's ``FB_SLOTS``."""
+"""Buffers that a :class:`WordEncoder` can fill: fracbnn.h's ``FB_SLOTS``."""
 
 MISSING = "the native kernels are missing, because this package was installed without a C compiler"
 MISSING_ADVICE = "install gcc and the Python headers, then reinstall this package"
@@ -213,27 +213,38 @@ def area_mean(square: U8, size: int) -> U8:
     return result
 
 
-def word_encoder(
-    images: U8, table: npt.NDArray[Any], buffers: Sequence[npt.NDArray[Any]]
-) -> Callable[[int, int], None]:
-    """``encode(slot, index)``: writes the picture ``images[index]`` into ``buffers[slot]``, colour by colour, each
-    value as its word of ``table``.
+class WordEncoder:
+    """Pictures written into buffers, colour by colour, each value as its word of a table.
 
-    ``images`` uint8 [N, S, S, 3]; ``table`` uint32 or uint64 [256]; ``buffers`` of its dtype, [3, S, S], which the
-    caller keeps alive. Raises as :func:`run` does; IndexError for slots and pictures that are not there.
+    ``table`` uint32 or uint64 [256]; ``buffers`` of its dtype, [3, S, S], which the caller keeps alive. ``encode(slot,
+    index)`` writes a picture of those that :meth:`take` was given last into ``buffers[slot]``; it raises IndexError for
+    slots and pictures that are not there. Others raise as :func:`run` does.
     """
-    if table.dtype not in (np.uint32, np.uint64) or not 1 <= len(buffers) <= _SLOTS:
-        raise BackendError(
-            f"words: expected uint32 or uint64 and 1 to {_SLOTS} buffers, found {table.dtype} and {len(buffers)}"
-        )
-    images = np.ascontiguousarray(images)
-    pictures = _address("pictures", images, np.uint8, (None, None, None, 3))
-    count, height, width, _ = images.shape
-    targets = [_address("buffer", buffer, table.dtype, (3, height, width)) for buffer in buffers]
-    words = [pictures, count, height * width, _address("words", table, table.dtype, (256,)), table.dtype.itemsize]
-    plan = np.array([*words, len(targets), *targets, *[0] * (_SLOTS - len(targets))], np.int64)
-    # No function of Python's own in between: this is called for every picture an accelerator computes.
-    return partial(_loaded().encode_words, _data(plan), (plan, images, table))
+
+    def __init__(self, table: npt.NDArray[Any], buffers: Sequence[npt.NDArray[Any]]) -> None:
+        if table.dtype not in (np.uint32, np.uint64) or not 1 <= len(buffers) <= _SLOTS:
+            raise BackendError(
+                f"words: expected uint32 or uint64 and 1 to {_SLOTS} buffers, found {table.dtype} and {len(buffers)}"
+            )
+        self._size = size = buffers[0].shape[-1]
+        targets = [_address("buffer", buffer, table.dtype, (3, size, size)) for buffer in buffers]
+        words = [0, 0, size * size, _address("words", table, table.dtype, (256,)), table.dtype.itemsize]
+        self._plan = np.array([*words, len(targets), *targets, *[0] * (_SLOTS - len(targets))], np.int64)
+        self._kept: list[Any] = [self._plan, table, None]
+        # No function of Python's own in between: this is called for every picture an accelerator computes.
+        self.encode: Callable[[int, int], None] = partial(_loaded().encode_words, _data(self._plan), self._kept)
+
+    def take(self, images: U8) -> None:
+        """The pictures to encode from now on: uint8 [N, S, S, 3]."""
+        images = np.ascontiguousarray(images)
+        self._plan[0] = _address("pictures", images, np.uint8, (None, self._size, self._size, 3))
+        self._plan[1] = len(images)
+        self._kept[2] = images
+
+    def let_go(self) -> None:
+        """Hold no pictures any longer, and encode none."""
+        self._plan[1] = 0
+        self._kept[2] = None
 
 
 def _loaded() -> Any:
