@@ -97,18 +97,19 @@ def _engine(
 
 def planned_backend(
     model: Model, *, backend: str, board: str, overlay: str, arithmetic: str, model_name: str, here: bool
-) -> str:
-    """The engine that :func:`create_backend` would take, without making it: ``overlay``, ``cpu`` or ``reference``.
+) -> tuple[str, str]:
+    """The engine that :func:`create_backend` would take, without making it, and its board: ``overlay`` and ``auto``,
+    ``real`` or ``simulated``, else ``cpu`` or ``reference`` and ``auto``.
 
     ``here``: on this machine, else on others, on which ``auto`` takes an overlay only where it is asked for. Raises
     :class:`~fracbnn_pynq.errors.BackendError` for unknown names and what contradicts itself.
     """
     backend, board = _asked_for(backend, board, overlay)
-    if backend != "auto":
-        return backend
-    if here and _real_board_ready(model, model_name, arithmetic):
-        return "overlay"
-    return "cpu" if native.available() and arithmetic != "float" else "reference"
+    if backend == "auto" and here and _real_board_ready(model, model_name, arithmetic):
+        return "overlay", "real"
+    if backend == "auto":
+        backend = "cpu" if native.available() and arithmetic != "float" else "reference"
+    return backend, board if backend == "overlay" else "auto"
 
 
 def _asked_for(backend: str, board: str, overlay: str) -> tuple[str, str]:
