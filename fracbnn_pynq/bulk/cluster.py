@@ -14,6 +14,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from ..errors import BackendError
+from .signals import unbroken_start
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +46,19 @@ def local_cluster(workers: int, *, boards: bool, verbose: bool = False) -> Itera
             "with 'pip install cryptography' they cannot"
         )
     with _logging(verbose), dask.config.set(_QUIET), contextlib.ExitStack() as resources:
-        cluster = resources.enter_context(
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",
-                security=encrypted or None,
-                silence_logs=logging.INFO if verbose else logging.CRITICAL,
-                resources={RESOURCE: 1} if boards else None,
-            )
-        )
+        with unbroken_start():
+            try:
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",
+                    security=encrypted or None,
+                    silence_logs=logging.INFO if verbose else logging.CRITICAL,
+                    resources={RESOURCE: 1} if boards else None,
+                )
+            except (OSError, RuntimeError) as error:
+                raise BackendError(f"expected to start {workers} worker processes, found: {error}") from None
+            resources.enter_context(cluster)
         yield resources.enter_context(Client(cluster))
 
 
@@ -86,16 +90,19 @@ def _connected(address: str) -> Client:
 
 @contextlib.contextmanager
 def _logging(verbose: bool) -> Iterator[None]:
-    """dask's own messages on request only: what matters of them is said as errors. Many of its loggers have levels."""
+    """dask's own messages on request only: what matters of them is said as errors. Many of its loggers have levels.
+
+    After an exception they stay as they are: messages about what was broken off may come until the process ends.
+    """
     loggers = [logging.getLogger(name) for name in ("distributed", *logging.root.manager.loggerDict)]
-    before = [(each, each.level) for each in loggers if each.name.split(".")[0] in ("distributed", "tornado")]
+    before = [
+        (each, each.level) for each in loggers if each.name.split(".")[0] in ("distributed", "tornado", "asyncio")
+    ]
     for each, _ in before:
         each.setLevel(logging.INFO if verbose else logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for each, level in before:
-            each.setLevel(level)
+    yield
+    for each, level in before:
+        each.setLevel(level)
 
 
 def slots(client: Client, *, boards: bool) -> int:
