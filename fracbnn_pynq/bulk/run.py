@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from distributed import CancelledError, Client, Future, KilledWorker, as_completed
+from distributed import CancelledError, Client, Future, KilledWorker
+from distributed import TimeoutError as DaskTimeoutError
 
 from ..errors import BackendError, FracBNNError
 from .cluster import RESOURCE, slots, wait_for_workers
@@ -16,6 +18,7 @@ from .dataset import LabelDataset
 from .items import Item, brought
 from .partitions import Partition, partitions
 from .plugin import SettingsPlugin
+from .signals import between_steps
 from .sources import Source
 from .tasks import Engine, Labelled, Settings, Work, engine, label
 
@@ -23,6 +26,7 @@ MOST_TASKS = 1000
 MOST_HELD = 256 << 20
 """Bytes of pictures sent and not labelled yet, beyond which no more are sent."""
 _RECOUNT_S = 5.0
+_CHECK_S = 0.2
 _RETRIES = 2
 """Times that a task is tried again after its board failed."""
 
@@ -94,8 +98,9 @@ def label_all(
     start = time.perf_counter()
     summary = Summary()
     flight = _Flight(client, dataset, summary, note, boards=boards)
-    try:
+    with flight, between_steps() as check_signals:
         for partition in partitions(sources, most):
+            check_signals()
             summary.partitions += 1
             summary.pictures += len(partition.items)
             errors = dataset.errors_of(partition.number, len(partition.items))
@@ -104,10 +109,11 @@ def label_all(
                 note(len(partition.items), ())
                 continue
             work = Partition(partition.number, tuple(map(brought, partition.items))) if send else partition
+            while not flight.has_room(work):
+                flight.take(check_signals)
             flight.start(work, Work(key, work.places, arithmetic))
-        flight.land()
-    finally:
-        flight.cancel()
+        while flight.under_way:
+            flight.take(check_signals)
     for source in sources:
         source.check_unchanged()
     summary.seconds = time.perf_counter() - start
@@ -124,20 +130,27 @@ class _Pending:
 
 
 class _Flight:
-    """Tasks under way."""
+    """Tasks under way; a context manager that has nothing more done of them at its end."""
 
     def __init__(self, client: Client, dataset: LabelDataset, summary: Summary, note: Note, *, boards: bool) -> None:
         self._client, self._dataset, self._summary, self._note = client, dataset, summary, note
         self._boards = boards
         self._pending: dict[Future[Labelled], _Pending] = {}
         self._held = 0
-        self._done = as_completed()
+        self._done: SimpleQueue[Future[Labelled]] = SimpleQueue()
         self._most, self._counted = 0, float("-inf")
 
+    @property
+    def under_way(self) -> int:
+        """How many there are."""
+        return len(self._pending)
+
+    def has_room(self, partition: Partition) -> bool:
+        """Whether one more may be started."""
+        return not self._pending or (len(self._pending) < self._room() and self._held + partition.held <= MOST_HELD)
+
     def start(self, partition: Partition, work: Work) -> None:
-        """Give a partition to the cluster, once there is room for it."""
-        while self._pending and (len(self._pending) >= self._room() or self._held + partition.held > MOST_HELD):
-            self._take()
+        """Give a partition to the cluster."""
         with _dask_errors("the cluster"):
             future = self._client.submit(
                 label,
@@ -150,15 +163,12 @@ class _Flight:
             names = tuple(Item(item.source, item.name, item.size, b"") for item in partition.items)
             self._pending[future] = _Pending(partition.number, names, partition.held)
             self._held += partition.held
-            self._done.add(future)
+            future.add_done_callback(self._done.put)
 
-    def land(self) -> None:
-        """Wait for all."""
-        while self._pending:
-            self._take()
+    def __enter__(self) -> _Flight:
+        return self
 
-    def cancel(self) -> None:
-        """Have nothing more done of what is under way."""
+    def __exit__(self, *_: object) -> None:
         if self._pending:
             with suppress(Exception):  # the scheduler may be gone
                 self._client.cancel(list(self._pending), force=True)
@@ -172,13 +182,13 @@ class _Flight:
             self._counted = now
         return self._most
 
-    def _take(self) -> None:
-        """Wait for a task, and write what it found."""
-        future: Future[Labelled] = next(self._done)
+    def take(self, check: Callable[[], None]) -> None:
+        """Wait for a task, with a ``check`` several times a second, and write what it found."""
+        future = _waited(lambda: self._done.get(timeout=_CHECK_S), Empty, check)
         pending = self._pending[future]
         first, last = pending.items[0], pending.items[-1]
         with _dask_errors(f"partition {pending.number} ({first.source}: {first.name} to {last.name})"):
-            found = future.result()
+            found = _waited(lambda: future.result(timeout=_CHECK_S), DaskTimeoutError, check)
         self._dataset.write(pending.number, pending.items, found)
         del self._pending[future]
         self._held -= pending.held
@@ -190,6 +200,18 @@ class _Flight:
         self._summary.errors += len(found.errors)
         errors = [(pending.items[number], text) for number, text in sorted(found.errors.items())]
         self._note(len(pending.items), errors)
+
+
+def _waited(get: Callable[[], Any], not_yet: type[Exception], check: Callable[[], None]) -> Any:
+    """What ``get`` gives, asked for again and again where it raises ``not_yet``."""
+    while True:
+        check()
+        try:
+            return get()
+        except FracBNNError:  # some of an accelerator's are time-outs, too
+            raise
+        except not_yet:
+            pass
 
 
 def _resources(boards: bool) -> dict[str, Any] | None:

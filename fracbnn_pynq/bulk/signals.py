@@ -1,15 +1,16 @@
-"""Signals while a local cluster starts: neither half a cluster nor workers that die of somebody's Ctrl-C."""
+"""Signals beside dask: no half-started cluster, no workers that die of somebody's Ctrl-C, no interrupt that is lost."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from types import FrameType
+from typing import Any
 
-_LATER = (signal.SIGINT, signal.SIGTERM)
+_HANDLED: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -23,7 +24,7 @@ def unbroken_start() -> Iterator[None]:
     resource_tracker.ensure_running()  # else it unblocks signals in the thread that starts the first process
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        # Threads that were there before, such as those of NumPy, do get the signal, and Python then interrupts this one.
+        # Threads that were there before, such as those of NumPy, do get it, and Python then interrupts this one.
         with _later() if threading.current_thread() is threading.main_thread() else contextlib.nullcontext():
             yield
     finally:
@@ -31,18 +32,44 @@ def unbroken_start() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _later() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in _LATER}
+def between_steps() -> Iterator[Callable[[], None]]:
+    """Have signals handled where this block calls what this gives, several times a second; a second one at once.
+
+    An exception that a handler raises while a destructor runs, of which dask's futures have some, is printed and lost.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    with _later() as check:
+        yield check
+
+
+@contextlib.contextmanager
+def _later() -> Iterator[Callable[[], None]]:
+    before = {number: signal.getsignal(number) for number in _HANDLED}
     came: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        handler = before[signal.Signals(number)]
-        if len(came) > 1 and callable(handler):
-            handler(number, frame)
+        if len(came) > 1:
+            _call(before[number], number, frame)
 
+    def check() -> None:
+        if came:
+            _call(before[came[0]], came[0])
+
+    try:
+        with _handled_by(handle):
+            yield check
+    finally:
+        check()  # also in place of what came of it: workers may have got it, too
+
+
+@contextlib.contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in _HANDLED}
     for number, handler in before.items():
-        if callable(handler):
+        if callable(handler):  # else it is the system's business, or ignored
             signal.signal(number, handle)
     try:
         yield
@@ -50,5 +77,8 @@ def _later() -> Iterator[None]:
         for number, handler in before.items():
             if callable(handler):
                 signal.signal(number, handler)
-        for number in came[:1]:
-            signal.raise_signal(number)  # also in place of what came of it: workers may have got it, too
+
+
+def _call(handler: Any, number: int, frame: FrameType | None = None) -> None:
+    if callable(handler):
+        handler(number, frame)

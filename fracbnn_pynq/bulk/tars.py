@@ -106,12 +106,15 @@ class TarStream:
         return Member(name, at, size, refused, self._read(size, name) if wanted else None)
 
     def _header(self) -> bytes | None:
-        """The next header; ``None`` at the end, which is a block of zeros or, as other programs allow, nothing."""
+        """The next header; ``None`` at the end, a block of zeros.
+
+        Others take a missing one for an end, too, but a file that was copied in part often ends between two members.
+        """
         head = self._some(_BLOCK)
-        if not head and self._at:
-            return None
         if len(head) < _BLOCK:
-            raise DamagedArchiveError(f"expected a tar header of {_BLOCK} bytes, found {len(head)}")
+            raise DamagedArchiveError(
+                f"expected a member or the archive's end, {_BLOCK} bytes, found {len(head)}: the archive is cut short"
+            )
         return head if any(head) else None
 
     def _small(self, size: int) -> bytes:
