@@ -30,7 +30,7 @@ COUNT = 60
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A cluster of two worker processes, one of which has a board, and this process's client of it."""
+    """A cluster that is there already: a scheduler, and a worker process without a board."""
     options: Any = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
     with distributed.LocalCluster(**options, silence_logs=50) as made:
         yield made
@@ -232,7 +232,9 @@ def test_no_scheduler_and_no_libraries(run: Run, archive: Path, tmp_path: Path, 
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     found = run("bulk", archive, "--out", tmp_path / "l")
     assert found.code == 1
-    assert found.err.startswith("error: fracbnn bulk needs the extra bulk, and distributed and pyarrow is not there")
+    assert found.err.startswith(
+        "error: fracbnn bulk: expected the packages of the extra bulk, found no distributed and no pyarrow"
+    )
     assert extras.install_line("bulk") in found.err
 
 

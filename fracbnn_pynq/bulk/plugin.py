@@ -9,7 +9,7 @@ from distributed import WorkerPlugin
 from .tasks import Settings, offer, withdraw
 
 
-class SettingsPlugin(WorkerPlugin):
+class SettingsPlugin(WorkerPlugin):  # type: ignore[misc, unused-ignore]  # where dask is not installed
     """Offers settings to a worker's tasks; takes them back, with the engine, when the run or the worker ends."""
 
     def __init__(self, settings: Settings) -> None:

@@ -173,15 +173,15 @@ def _require() -> None:
     missing = [name for name in ("distributed", "pyarrow") if find_spec(name) is None]
     if missing:
         raise BackendError(
-            f"fracbnn bulk needs the extra bulk, and {' and '.join(missing)} is not there",
+            f"fracbnn bulk: expected the packages of the extra bulk, found no {' and no '.join(missing)}",
             advice=f"install it with: {install_line('bulk')}",
         )
     try:
         import pyarrow  # noqa: F401, PLC0415 - its import may fail
     except ImportError as error:
         raise BackendError(
-            f"fracbnn bulk needs pyarrow, which does not work here: {error}",
-            advice=f"install one that does with: {install_line('bulk')}",
+            f"fracbnn bulk: expected pyarrow to work here, found: {error}",
+            advice=f"install one that does: {install_line('bulk')}",
         ) from None
 
 
