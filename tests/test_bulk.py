@@ -5,25 +5,30 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import pickle
 import resource
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bulk_support import drawn, named, write_folder, write_tar
+from bulk_support import drawn, logits_of, named, write_folder, write_tar
 
 pytest.importorskip("distributed", reason="the extra bulk is not installed")
 pa = pytest.importorskip("pyarrow", reason="the extra bulk is not installed", exc_type=ImportError)
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra bulk is not installed", exc_type=ImportError)
 
-from fracbnn_pynq.bulk import items, partitions  # noqa: E402
+from fracbnn_pynq import Classifier  # noqa: E402
+from fracbnn_pynq.bulk import items, partitions, tasks  # noqa: E402
 from fracbnn_pynq.bulk.dataset import LabelDataset  # noqa: E402
 from fracbnn_pynq.bulk.items import File, Item, Slice, Unreadable, brought  # noqa: E402
 from fracbnn_pynq.bulk.sources import open_sources  # noqa: E402
-from fracbnn_pynq.bulk.tasks import Labelled  # noqa: E402
-from fracbnn_pynq.errors import PictureError, SourceError  # noqa: E402
+from fracbnn_pynq.bulk.tasks import Labelled, Settings, Work  # noqa: E402
+from fracbnn_pynq.errors import AcceleratorTimeoutError, BackendError, PictureError, SourceError  # noqa: E402
+from fracbnn_pynq.modelfile import dump_model  # noqa: E402
+from fracbnn_pynq.models import find_model  # noqa: E402
 
 
 def listed(*paths: Path, column: str | None = None) -> list[Item]:
@@ -326,3 +331,55 @@ def test_the_output_is_refused_where_it_is_anothers(tmp_path: Path):
 def test_an_empty_folder_made_for_nothing_goes_again(tmp_path: Path):
     LabelDataset(tmp_path / "out", ["a"], logits=False).close()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def settings() -> Iterator[Settings]:
+    """Offered to the tasks of this process."""
+    names = {"backend": "cpu", "board": "auto", "overlay": "auto", "arithmetic": "auto"}
+    made = Settings("k", dump_model(find_model("cifar10")), "cifar10", **names, threads=1, top=5, logits=True)
+    tasks.offer(made)
+    yield made
+    tasks.withdraw("k")
+
+
+def test_a_task_is_the_classifier(settings: Settings):
+    pictures = drawn(70)
+    places = (pictures[0], Unreadable("gone"), b"junk", *pictures[1:])
+    found = tasks.label(Work("k", places, "faithful"))
+    assert found.errors.keys() == {1, 2}
+    assert found.errors[1] == "gone"
+    assert found.errors[2].startswith("expected a picture in a format")
+    expected = logits_of(pictures)
+    assert found.logits is not None
+    assert found.logits.tobytes() == expected.tobytes()
+    with Classifier.load("cifar10", backend="cpu") as classifier:
+        for classes, scores, row in zip(found.classes, found.scores, classifier.rank(expected), strict=True):
+            assert [(classifier.labels[c], s) for c, s in zip(classes, scores, strict=True)] == row
+    assert tasks.label(Work("k", (b"junk",), "faithful")).classes.shape == (0, 5)
+
+
+def test_other_arithmetics_and_unknown_runs_are_refused(settings: Settings):
+    with pytest.raises(
+        BackendError, match="expected arithmetic cifar10-2021, as the other results are, found faithful"
+    ):
+        tasks.label(Work("k", (), "cifar10-2021"))
+    with pytest.raises(BackendError, match="expected the settings of run other, found none"):
+        tasks.label(Work("other", (), "faithful"))
+
+
+def test_a_faulty_board_is_opened_anew_for_the_next_task(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    work = Work("k", drawn(2), "faithful")
+    first = tasks._classifier("k")[1]
+    monkeypatch.setattr(first, "logits", lambda images: (_ for _ in ()).throw(AcceleratorTimeoutError("late")))
+    with pytest.raises(AcceleratorTimeoutError):
+        tasks.label(work)
+    assert tasks.label(work).logits is not None
+    assert tasks._classifier("k")[1] is not first
+    with pytest.raises(BackendError, match="closed"):
+        first.classify(drawn(1)[0])
+
+
+def test_errors_cross_from_worker_to_command():
+    error = pickle.loads(pickle.dumps(BackendError("found none", advice="get one")))
+    assert str(error) == "found none; get one"
