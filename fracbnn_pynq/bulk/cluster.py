@@ -27,6 +27,8 @@ WORKERS_S = 60
 _QUIET = {
     # Tasks with the bytes of a partition are as large as they are meant to be.
     "distributed.admin.large-graph-warning-threshold": "1GiB",
+    # Each connection keeps its last messages, 1000 by default, and with them the pictures that were sent.
+    "distributed.admin.low-level-log-length": 10,
     # Nothing listens for browsers.
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
