@@ -79,7 +79,7 @@ def _connected(address: str) -> Client:
         warnings.simplefilter("always")
         try:
             client = Client(address, timeout=CONNECT_S)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
             text = " ".join(str(error).split())
             raise BackendError(
                 f"scheduler: expected one at {address}, found none: {text:.200}",
