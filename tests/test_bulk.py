@@ -16,19 +16,22 @@ import numpy as np
 import pytest
 from bulk_support import drawn, logits_of, named, write_folder, write_tar
 
-pytest.importorskip("distributed", reason="the extra bulk is not installed")
-pa = pytest.importorskip("pyarrow", reason="the extra bulk is not installed", exc_type=ImportError)
-pq = pytest.importorskip("pyarrow.parquet", reason="the extra bulk is not installed", exc_type=ImportError)
+try:
+    import distributed  # noqa: F401
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as error:  # also of a pyarrow that does not work with the NumPy here
+    pytest.skip(f"the extra bulk is not installed: {error}", allow_module_level=True)
 
-from fracbnn_pynq import Classifier  # noqa: E402
-from fracbnn_pynq.bulk import items, partitions, tasks  # noqa: E402
-from fracbnn_pynq.bulk.dataset import LabelDataset  # noqa: E402
-from fracbnn_pynq.bulk.items import File, Item, Slice, Unreadable, brought  # noqa: E402
-from fracbnn_pynq.bulk.sources import open_sources  # noqa: E402
-from fracbnn_pynq.bulk.tasks import Labelled, Settings, Work  # noqa: E402
-from fracbnn_pynq.errors import AcceleratorTimeoutError, BackendError, PictureError, SourceError  # noqa: E402
-from fracbnn_pynq.modelfile import dump_model  # noqa: E402
-from fracbnn_pynq.models import find_model  # noqa: E402
+from fracbnn_pynq import Classifier
+from fracbnn_pynq.bulk import items, partitions, tasks
+from fracbnn_pynq.bulk.dataset import LabelDataset
+from fracbnn_pynq.bulk.items import File, Item, Slice, Unreadable, brought
+from fracbnn_pynq.bulk.sources import open_sources
+from fracbnn_pynq.bulk.tasks import Labelled, Settings, Work
+from fracbnn_pynq.errors import AcceleratorTimeoutError, BackendError, PictureError, SourceError
+from fracbnn_pynq.modelfile import dump_model
+from fracbnn_pynq.models import find_model
 
 
 def listed(*paths: Path, column: str | None = None) -> list[Item]:

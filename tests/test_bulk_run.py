@@ -17,13 +17,16 @@ import pytest
 from bulk_support import drawn, logits_of, named, write_folder, write_tar
 from cli_support import Run
 
-distributed = pytest.importorskip("distributed", reason="the extra bulk is not installed")
-pa = pytest.importorskip("pyarrow", reason="the extra bulk is not installed", exc_type=ImportError)
-pq = pytest.importorskip("pyarrow.parquet", reason="the extra bulk is not installed", exc_type=ImportError)
+try:
+    import distributed
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as error:  # also of a pyarrow that does not work with the NumPy here
+    pytest.skip(f"the extra bulk is not installed: {error}", allow_module_level=True)
 
-from fracbnn_pynq import extras  # noqa: E402
-from fracbnn_pynq.bulk import cluster as clusters  # noqa: E402
-from fracbnn_pynq.cli import bulk as command  # noqa: E402
+from fracbnn_pynq import extras
+from fracbnn_pynq.bulk import cluster as clusters
+from fracbnn_pynq.cli import bulk as command
 
 COUNT = 60
 

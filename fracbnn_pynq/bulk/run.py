@@ -69,8 +69,8 @@ def prepared(client: Client, settings: Settings, *, boards: bool) -> Iterator[En
         client.register_plugin(plugin)
     try:
         with _dask_errors("a worker"):
-            probe = client.submit(engine, settings.key, pure=False, resources=_resources(boards))
-            yield probe.result()
+            computes: Engine = client.submit(engine, settings.key, pure=False, resources=_resources(boards)).result()
+        yield computes
     finally:
         with suppress(Exception):  # the scheduler may be gone, and its workers' engines with it
             client.unregister_worker_plugin(plugin.name)
