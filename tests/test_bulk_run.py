@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,15 +146,15 @@ def test_another_run_is_refused_and_nothing_changes(run: Run, archive: Path, tmp
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_worker_that_is_killed_while_it_works(run: Run, archive: Path, tmp_path: Path, cluster: Any, address: str):
-    """The nanny starts another one, which is given the settings and the task again."""
-    out = tmp_path / "l.parquet"
-    killed = []
+@contextlib.contextmanager
+def killing(address: str, out: Path) -> Iterator[list[int]]:
+    """Kills the cluster's worker while it has a task of a run to ``out``; gives the processes that were killed."""
+    killed: list[int] = []
+    over = threading.Event()
 
     def kill() -> None:
         with distributed.Client(address) as client:
-            end = time.monotonic() + 60
-            while time.monotonic() < end and not killed:
+            while not killed and not over.is_set():
                 if any(client.processing().values()) and list(out.glob("part-*.parquet")):
                     killed.extend(client.run(os.getpid).values())
                     os.kill(killed[0], signal.SIGKILL)
@@ -160,10 +162,37 @@ def test_a_worker_that_is_killed_while_it_works(run: Run, archive: Path, tmp_pat
 
     thread = threading.Thread(target=kill)
     thread.start()
-    found = run("bulk", archive, "--out", out, "--scheduler", address, "--partition", 2, "--logits")
-    thread.join()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_worker_that_is_killed_while_it_works(run: Run, archive: Path, tmp_path: Path, address: str):
+    """The nanny starts another one, which is given the settings and the task again."""
+    out = tmp_path / "l.parquet"
+    with killing(address, out) as killed:
+        found = run("bulk", archive, "--out", out, "--scheduler", address, "--partition", 2, "--logits")
     assert (found.code, found.err) == (0, "")
     assert len(killed) == 1
+    check(out)
+
+
+def test_a_task_whose_workers_die(
+    run: Run, archive: Path, tmp_path: Path, cluster: Any, address: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
+    out = tmp_path / "l.parquet"
+    options = ("bulk", archive, "--out", out, "--scheduler", address, "--partition", 2, "--logits")
+    with killing(address, out) as killed:
+        found = run(*options)
+    assert (found.code, len(killed)) == (1, 1)
+    assert re.match(
+        rf"error: partition \d+ \({archive}: \d+.jpg to \d+.jpg\): every worker that tried it died", found.err
+    )
+    assert found.err.count("\n") == 1
+    assert run(*options).code == 0
     check(out)
 
 
