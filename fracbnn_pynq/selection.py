@@ -109,6 +109,8 @@ def planned_backend(
         return "overlay", "real"
     if backend == "auto":
         backend = "cpu" if native.available() and arithmetic != "float" else "reference"
+        if backend == "reference" and arithmetic != "float":
+            log.warning("the slow NumPy reference is taken: %s; %s", native.MISSING, native.MISSING_ADVICE)
     return backend, board if backend == "overlay" else "auto"
 
 

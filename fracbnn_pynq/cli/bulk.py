@@ -257,7 +257,7 @@ def _report(out: Path, about: dict[str, Any], summary: Summary, as_json: bool) -
             ]
             for name, each in workers
         ]
-        echo_table([["WORKER", "PICTURES", "pictures/s", "ENGINE'S SHARE"], *rows])
+        echo_table([["WORKER", "PICTURES", "pictures/s, a thread", "ENGINE'S SHARE"], *rows])
     before = summary.pictures - summary.done
     echo(
         f"{printable(out)}: {summary.pictures} pictures, {summary.errors} of them unreadable; {about['model']}, "
