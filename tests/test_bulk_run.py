@@ -31,6 +31,8 @@ from fracbnn_pynq.bulk import cluster as clusters
 from fracbnn_pynq.cli import bulk as command
 
 COUNT = 60
+MANY = 240
+"""Pictures of a run that is to be stopped before its end, however late this process comes to do it."""
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +57,18 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return pq.read_table(out).to_pylist()
 
 
-def check(out: Path, arithmetic: str = "auto") -> None:
+@pytest.fixture
+def long_archive(tmp_path: Path) -> Path:
+    return write_tar(tmp_path / "long.tar", named(MANY))
+
+
+def check(out: Path, arithmetic: str = "auto", count: int = COUNT) -> None:
     """Whether a dataset has the drawn pictures, each once, and the bits of one classifier."""
     found = {row["name"]: row for row in rows(out)}
-    assert len(rows(out)) == len(found) == COUNT
-    assert list(found) == list(named(COUNT))
+    assert len(rows(out)) == len(found) == count
+    assert list(found) == list(named(count))
     assert not any(row["error"] for row in found.values())
-    expected = logits_of(drawn(COUNT), arithmetic)
+    expected = logits_of(drawn(count), arithmetic)
     assert np.array_equal(np.array([row["logits"] for row in found.values()], np.float32), expected)
     assert [row["class_index"] for row in found.values()] == expected.argmax(axis=1).tolist()
     assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
@@ -169,39 +176,38 @@ def killing(address: str, out: Path) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_a_worker_that_is_killed_while_it_works(run: Run, archive: Path, tmp_path: Path, address: str):
+def test_a_worker_that_is_killed_while_it_works(run: Run, long_archive: Path, tmp_path: Path, address: str):
     """The nanny starts another one, which is given the settings and the task again."""
     out = tmp_path / "l.parquet"
     with killing(address, out) as killed:
-        found = run("bulk", archive, "--out", out, "--scheduler", address, "--partition", 2, "--logits")
+        found = run("bulk", long_archive, "--out", out, "--scheduler", address, "--partition", 2, "--logits")
     assert (found.code, found.err) == (0, "")
     assert len(killed) == 1
-    check(out)
+    check(out, count=MANY)
 
 
 def test_a_task_whose_workers_die(
-    run: Run, archive: Path, tmp_path: Path, cluster: Any, address: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, long_archive: Path, tmp_path: Path, cluster: Any, address: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     out = tmp_path / "l.parquet"
-    options = ("bulk", archive, "--out", out, "--scheduler", address, "--partition", 2, "--logits")
+    options = ("bulk", long_archive, "--out", out, "--scheduler", address, "--partition", 2, "--logits")
     with killing(address, out) as killed:
         found = run(*options)
     assert (found.code, len(killed)) == (1, 1)
     assert re.match(
-        rf"error: partition \d+ \({archive}: \d+.jpg to \d+.jpg\): every worker that tried it died", found.err
+        rf"error: partition \d+ \({long_archive}: \d+.jpg to \d+.jpg\): every worker that tried it died", found.err
     )
     assert found.err.count("\n") == 1
     assert run(*options).code == 0
-    check(out)
+    check(out, count=MANY)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_and_completed(run: Run, tmp_path: Path, address: str, number: int, status: int):
+def test_stopped_and_completed(run: Run, tmp_path: Path, long_archive: Path, address: str, number: int, status: int):
     """As a terminal does it: the signal goes to the command and its workers."""
-    archive = write_tar(tmp_path / "a.tar", named(COUNT))
     out = tmp_path / "l.parquet"
-    options = ["bulk", str(archive), "--out", str(out), "--partition", "1", "--logits"]
+    options = ["bulk", str(long_archive), "--out", str(out), "--partition", "1", "--logits"]
     words = [sys.executable, "-m", "fracbnn_pynq", *options, "--workers", "1"]
     process = subprocess.Popen(words, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (out / "part-00001.parquet").exists():
@@ -210,10 +216,10 @@ def test_stopped_and_completed(run: Run, tmp_path: Path, address: str, number: i
     os.killpg(process.pid, number)
     told, error = process.communicate(timeout=60)
     assert (process.returncode, told, error.strip()) == (status, "", "stopped" if status == 130 else "")
-    assert 1 < len(list(out.glob("part-*.parquet"))) < COUNT
+    assert 1 < len(list(out.glob("part-*.parquet"))) < MANY
     assert not list(out.glob(".part*"))
     assert run(*options, "--scheduler", address).code == 0
-    check(out)
+    check(out, count=MANY)
 
 
 def test_two_simulated_boards(run: Run, archive: Path, tmp_path: Path):
