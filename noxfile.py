@@ -63,7 +63,15 @@ PYNQ = {
     "4.0.0": ("3.12", [], BOARD_TESTS),
 }
 
-EXTRAS = ("camera", "camera-headless", "service", "notebooks", "test", "camera,camera-headless,service,notebooks,test")
+EXTRAS = (
+    "bulk",
+    "camera",
+    "camera-headless",
+    "service",
+    "notebooks",
+    "test",
+    "bulk,camera,camera-headless,service,notebooks,test",
+)
 """What people install beside an image's pynq; ``train`` and ``bench`` are for other machines."""
 KEPT = {"numpy", "pydantic", "pydantic-core", "pynq", "pynqmetadata", "pynqutils"}
 """What belongs to the image."""
@@ -165,7 +173,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The README's second command, with everything installed that tests can use."""
-    session.install(TORCH, "-e", ".[dev,board,camera-headless,service]", *BROWSER_AND_CLIENTS)
+    session.install(TORCH, "-e", ".[dev,board,bulk,camera-headless,service]", *BROWSER_AND_CLIENTS)
     apart = [option for path in (EMULATION, EXPORT, *ENGINE) for option in ("--ignore", path)]  # which have sessions
     pytest(session, *apart)
 

@@ -66,8 +66,28 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
 
     Raises :class:`~fracbnn_pynq.errors.ModelError` if the provenance is not JSON or ``path`` cannot be written.
     """
+    write_file(Path(path), dump_model(model), ModelError)
+
+
+def dump_model(model: Model) -> bytes:
+    """The bytes of a model file; :func:`parse_model` reads them.
+
+    Raises :class:`~fracbnn_pynq.errors.ModelError` if the provenance is not JSON.
+    """
     from safetensors.numpy import save  # noqa: PLC0415 - keeps "import fracbnn_pynq" light
 
+    header, stored = _described(model)
+    return save(stored, {"fracbnn": json.dumps(header, sort_keys=True)})
+
+
+def model_digest(model: Model) -> str:
+    """SHA-256 of what the model's file says and holds, in hexadecimal; the same for each way of writing that file."""
+    digest: str = _described(model)[0]["checksum"]
+    return digest
+
+
+def _described(model: Model) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """A model file's description, with its checksum, and its tensors as they are stored."""
     stored: dict[str, npt.NDArray[Any]] = {}
     for name, tensor in model.tensors().items():
         stored.update(_smallest_exact(name, tensor))
@@ -81,8 +101,7 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
     if model.arithmetic is not None:
         header["arithmetic"] = model.arithmetic
     header["checksum"] = _checksum(header, stored)
-    data = save(stored, {"fracbnn": json.dumps(header, sort_keys=True)})
-    write_file(Path(path), data, ModelError)
+    return header, stored
 
 
 def _as_json(provenance: Mapping[str, Any]) -> Any:
@@ -109,7 +128,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
 def parse_model(data: bytes) -> Model:
     """The model in the bytes of a model file; errors as :func:`load_model`."""
-    from safetensors import SafetensorError  # noqa: PLC0415 - as in save_model
+    from safetensors import SafetensorError  # noqa: PLC0415 - as in dump_model
     from safetensors.numpy import load  # noqa: PLC0415
 
     try:

@@ -106,10 +106,29 @@ def pictures_below(folder: Path, left_out: LeftOut) -> list[Path]:
 
     Raises :class:`~fracbnn_pynq.errors.PictureError` where there is none.
     """
-    paths = sorted(_below(folder, left_out))
+    paths = sorted(walk_pictures(folder, left_out))
     if not paths:
-        raise _nothing(folder)
+        raise nothing_found(folder)
     return paths
+
+
+def walk_pictures(folder: Path, left_out: LeftOut) -> Iterator[Path]:
+    """The picture files in ``folder`` and below it, one by one: a folder's own in order, then those of the folders in
+    it. The others are counted in ``left_out``."""
+    for parent, folders, names in os.walk(folder):
+        linked = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        left_out.links += sum(not is_clutter(name) for name in linked)
+        folders[:] = sorted(name for name in folders if not is_clutter(name))
+        for name in sorted(names):
+            if is_picture_name(name):
+                yield Path(parent, name)
+            else:
+                left_out.add(name)
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file of this name, without its folders, is taken for a picture."""
+    return not is_clutter(name) and Path(name).suffix.lower() in picture_suffixes()
 
 
 def _matches(pattern: Path) -> list[Path]:
@@ -122,32 +141,17 @@ def _matches(pattern: Path) -> list[Path]:
         paths = [pattern] if os.path.exists(pattern) else []
     else:
         hits = (Path(name) for name in glob.iglob(str(pattern), recursive=True))
-        paths = sorted(path for path in hits if _is_picture(path.name) and os.path.isfile(path))
+        paths = sorted(path for path in hits if is_picture_name(path.name) and os.path.isfile(path))
     if not paths:
-        raise _nothing(pattern)
+        raise nothing_found(pattern)
     return paths
 
 
-def _nothing(pattern: Path) -> PictureError:
+def nothing_found(pattern: Path) -> PictureError:
+    """The error for a name, a folder or a pattern that gives no picture."""
     if not os.path.lexists(pattern) and not glob.has_magic(str(pattern)):
         return PictureError(f"{str(pattern)!r}: expected a picture file, a folder or a pattern, found no such file")
     return PictureError(
         f"{str(pattern)!r}: expected a picture file, or a folder or a pattern with picture files (.jpg, .png and all "
         "others that Pillow reads), found none"
     )
-
-
-def _below(folder: Path, left_out: LeftOut) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        linked = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        left_out.links += sum(not is_clutter(name) for name in linked)
-        folders[:] = [name for name in folders if not is_clutter(name)]
-        for name in names:
-            if _is_picture(name):
-                yield Path(parent, name)
-            else:
-                left_out.add(name)
-
-
-def _is_picture(name: str) -> bool:
-    return not is_clutter(name) and Path(name).suffix.lower() in picture_suffixes()

@@ -85,18 +85,45 @@ def _engine(
     model_name: str | None,
 ) -> Backend:
     threads = None if threads is None else check_threads(threads)
-    backend = _choice("backend", backend, BACKENDS, BACKEND_VARIABLE)
-    board = _choice("board", board, BOARDS, BOARD_VARIABLE)
-    _check_overlay(overlay)
-    if overlay != "auto" and backend not in ("auto", "overlay"):
-        raise BackendError(f"overlay {overlay}: backend {backend} uses none", advice="leave out one of the two")
-    if backend == "overlay" or (backend == "auto" and (board != "auto" or overlay != "auto")):
+    backend, board = _asked_for(backend, board, overlay)
+    if backend == "overlay":
         return open_overlay(model, model_name=model_name, board=board, overlay=overlay, arithmetic=arithmetic)
     if backend == "auto" and _real_board_ready(model, model_name, arithmetic):
         log.info("backend overlay: this is a board and the overlay for this model has been fetched")
         return open_overlay(model, model_name=model_name, board="real", arithmetic=arithmetic)
     own = model.arithmetic or FAITHFUL.name
     return _software(model, backend, own if arithmetic == "auto" else arithmetic, threads)
+
+
+def planned_backend(
+    model: Model, *, backend: str, board: str, overlay: str, arithmetic: str, model_name: str, here: bool
+) -> tuple[str, str]:
+    """The engine that :func:`create_backend` would take, without making it, and its board: ``overlay`` and ``auto``,
+    ``real`` or ``simulated``, else ``cpu`` or ``reference`` and ``auto``.
+
+    ``here``: on this machine, else on others, on which ``auto`` takes an overlay only where it is asked for. Raises
+    :class:`~fracbnn_pynq.errors.BackendError` for unknown names and what contradicts itself.
+    """
+    backend, board = _asked_for(backend, board, overlay)
+    if backend == "auto" and here and _real_board_ready(model, model_name, arithmetic):
+        return "overlay", "real"
+    if backend == "auto":
+        backend = "cpu" if native.available() and arithmetic != "float" else "reference"
+        if backend == "reference" and arithmetic != "float":
+            log.warning("the slow NumPy reference is taken: %s; %s", native.MISSING, native.MISSING_ADVICE)
+    return backend, board if backend == "overlay" else "auto"
+
+
+def _asked_for(backend: str, board: str, overlay: str) -> tuple[str, str]:
+    """Backend and board by the arguments and the environment; ``auto`` for the backend where either will do."""
+    backend = _choice("backend", backend, BACKENDS, BACKEND_VARIABLE)
+    board = _choice("board", board, BOARDS, BOARD_VARIABLE)
+    _check_overlay(overlay)
+    if overlay != "auto" and backend not in ("auto", "overlay"):
+        raise BackendError(f"overlay {overlay}: backend {backend} uses none", advice="leave out one of the two")
+    if backend == "auto" and (board != "auto" or overlay != "auto"):
+        return "overlay", board
+    return backend, board
 
 
 def _choice(what: str, value: str, allowed: tuple[str, ...], variable: str) -> str:

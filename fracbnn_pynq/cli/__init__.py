@@ -23,6 +23,7 @@ COMMANDS = {
     "serve": ("serve", "Classify over HTTP."),
     "models": ("models", "List, show, fetch models."),
     "evaluate": ("evaluate", "Say how often a model is right about labelled pictures."),
+    "bulk": ("bulk", "Label an archive of pictures, on all cores or on a cluster."),
     "reproduce": ("reproduce", "Measure the paper's figures here."),
     "train": ("train", "Train a network on your own pictures."),
     "calibrate": ("calibrate", "Fit a model to what a published core computes."),
