@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from fracbnn_pynq.model import LayerParameters, Model, random_model
 from fracbnn_pynq.modelfile import load_model
 from fracbnn_pynq.models import find_model
 from fracbnn_pynq.networks import CIFAR10, IMAGENET, Network
+from fracbnn_pynq.pictures import load
 
 pytestmark = pytest.mark.timeout(300)
 needs_kernels = pytest.mark.skipif(not native.available(), reason="the native kernels were not built")
@@ -83,8 +85,14 @@ def test_golden_cifar10_pictures(name: str, shared: Path, session: Callable[...,
 
 @needs_kernels
 def test_golden_photographs(shared: Path, imagenet_authors: Model, session: Callable[..., Session]):
+    """The four that the authors' C model was run on, and a dozen of others."""
     with np.load(shared / "golden" / "imagenet_csim_4.npz") as golden:
         photographs = golden["images"]
+    with np.load(shared / "data" / "imagenet_photos_125.npz") as others:
+        jpeg = others["jpeg"].tobytes()
+        files = [jpeg[a:b] for a, b in itertools.pairwise(others["offsets"][:13])]
+    photographs = np.concatenate([photographs, *(load(file, IMAGENET)[None] for file in files)])
+    assert len(photographs) == 16
     assert np.array_equal(session(imagenet_authors, threads=2)(photographs), expected(imagenet_authors, photographs))
 
 
