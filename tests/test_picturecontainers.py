@@ -338,7 +338,7 @@ def test_folders_say_what_they_leave_out(
     picture_suffixes.cache_clear()
     (line,) = caplog.messages
     assert line == (
-        f"{folder}: 8 left out, not pictures by name: 2 .txt, 1 .heif, 1 no ending, 3 hidden, 1 linked folders; for "
+        f"{folder}: 8 left out, not pictures by name: 2 .txt, 1 no ending, 1 .heif, 3 hidden, 1 linked folders; for "
         "HEIC: pip install pillow-heif"
     )
 
