@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +17,8 @@ from starlette.routing import Route
 
 from .._version import __version__
 from ..classifier import Classifier
+from ..errors import BackendError
+from ..extras import install_line
 from . import metrics, oip, oip_statistics, page, rest, stream, trace
 from .errors import (
     ServiceError,
@@ -28,6 +32,9 @@ from .middleware import RequestMiddleware
 from .oip_binary import HEADER
 from .schemas import errors
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .grpc_server import GrpcServer
 
 router = APIRouter(tags=["operation"])
 
@@ -49,19 +56,32 @@ def create_app(models: Mapping[str, Classifier] | Settings | Inference, settings
     Raises :class:`~fracbnn_pynq.errors.ModelError`, :class:`~fracbnn_pynq.errors.BackendError`, or what the camera that
     settings name raises: :class:`~fracbnn_pynq.errors.CameraError`, :class:`~fracbnn_pynq.errors.PictureError`.
     """
+    if isinstance(models, Settings):
+        settings = models
+    elif isinstance(models, Inference):
+        settings = models.settings
+    settings = settings or Settings()
+    grpc_server = _grpc_server(settings)  # before models are loaded, which takes longer than to say that it is missing
     if isinstance(models, Inference):
         inference = models
     elif isinstance(models, Settings):
         inference = Inference.load(models)
     else:
-        inference = Inference(models, settings or Settings())
+        inference = Inference(models, settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         inference.start()
+        speaking: GrpcServer | None = None
         try:
+            if grpc_server is not None:
+                speaking = grpc_server(inference)
+                await speaking.start()
+                _app.state.grpc_port = speaking.port
             yield
         finally:
+            if speaking is not None:
+                await speaking.stop()
             await inference.stop()
 
     app = FastAPI(
@@ -91,6 +111,22 @@ def create_app(models: Mapping[str, Classifier] | Settings | Inference, settings
     for part in (page.router, rest.router, trace.router, stream.router, oip_statistics.router, oip.router, router):
         app.include_router(part)
     return app
+
+
+def _grpc_server(settings: Settings) -> Callable[[Inference], GrpcServer] | None:
+    """What makes a server for gRPC, where one is wanted: its library is an extra.
+
+    Raises :class:`~fracbnn_pynq.errors.BackendError` where that is missing.
+    """
+    if settings.grpc is None:
+        return None
+    try:
+        found: Callable[[Inference], GrpcServer] = import_module(".grpc_server", __package__).GrpcServer
+    except ImportError as error:
+        raise BackendError(
+            f"gRPC needs more than the service: {error}", advice=f"install it with: {install_line('grpc')}"
+        ) from error
+    return found
 
 
 @router.get("/health/live", summary="Whether the server runs")

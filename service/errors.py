@@ -44,6 +44,15 @@ def unavailable(message: str, **extra: Any) -> ServiceError:
     return ServiceError(503, message, headers=RETRY_AFTER, extra=extra)
 
 
+class LateError(ServiceError):
+    """No answer within the deadline."""
+
+
+def late(message: str) -> ServiceError:
+    """503 as :func:`unavailable`, because the deadline has passed."""
+    return LateError(503, f"{message}: try again", headers=RETRY_AFTER)
+
+
 def too_large(message: str, *, close: bool = False) -> ServiceError:
     """413; ``close``: also end the connection, as the rest of the body will not be read."""
     return ServiceError(413, message, headers={"Connection": "close"} if close else None)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,8 @@ class Inference:
     def __init__(self, classifiers: Mapping[str, Classifier], settings: Settings, *, owns: bool = False) -> None:
         self.settings = settings
         self.http = HttpCounters()
+        self.grpc_answers: Counter[str] = Counter()
+        """Answers over gRPC by the name of their status; used from the event loop only."""
         self.draining = False
         self.workers = {name: _worker(name, classifier, settings) for name, classifier in classifiers.items()}
         self.camera = None
@@ -112,6 +115,13 @@ class Inference:
         if name not in self.workers:
             raise ServiceError(404, f"model: expected one of {', '.join(self.workers)}, found {name!r}")
         return self.workers[name]
+
+    def version(self, name: str, version: str) -> Worker:
+        """The worker of a version of a model; 404 for one that there is not."""
+        worker = self.worker(name)
+        if version != VERSION:
+            raise ServiceError(404, f"version of model {name}: expected {VERSION}, found {version!r}")
+        return worker
 
     def ensure_started(self) -> None:
         """Start where nobody has: an application that another one mounts is not told of the beginning."""
@@ -228,6 +238,9 @@ class Inference:
             yield from self.camera.metrics()
         statuses = [({"status": str(status)}, float(n)) for status, n in sorted(self.http.by_status.items())]
         yield from family("fracbnn_http_responses", "counter", "Answers by status", statuses)
+        if self.settings.grpc is not None:
+            statuses = [({"status": name}, float(n)) for name, n in sorted(self.grpc_answers.items())]
+            yield from family("fracbnn_grpc_responses", "counter", "Answers over gRPC by status", statuses)
 
 
 def _worker(name: str, classifier: Classifier, settings: Settings) -> Worker:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CLIENT_GONE, ServiceError, unavailable
+from .errors import CLIENT_GONE, ServiceError, late
 
 Images = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
@@ -45,7 +45,7 @@ class Job:
         if self.dropped:
             raise ServiceError(CLIENT_GONE, "nobody waits for this any more")
         if time.perf_counter() >= self.deadline:
-            raise unavailable("the request was worked on until its deadline: try again")
+            raise late("the request was worked on until its deadline")
 
 
 def within(seconds: float) -> Callable[[], None]:
@@ -54,6 +54,6 @@ def within(seconds: float) -> Callable[[], None]:
 
     def check() -> None:
         if time.perf_counter() >= end:
-            raise unavailable("the request was worked on until its deadline: try again")
+            raise late("the request was worked on until its deadline")
 
     return check

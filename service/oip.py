@@ -122,7 +122,4 @@ async def infer_at(request: Request) -> Response:
 def find(request: Request, name: str, version: str) -> Worker:
     """The worker of a model; 404 for one, or a version of it, that there is not."""
     inference: Inference = request.app.state.inference
-    worker = inference.worker(name)
-    if version != VERSION:
-        raise ServiceError(404, f"version of model {name}: expected {VERSION}, found {version!r}")
-    return worker
+    return inference.version(name, version)

@@ -71,7 +71,7 @@ def reply(name: str, classifier: Classifier, request: InferRequest, logits: Logi
     outputs = []
     binary = []
     for output in request.outputs:
-        datatype, values = _values(output, classifier, logits)
+        datatype, values = output_values(output, classifier, logits)
         tensor: dict[str, Any] = {"name": output.name, "datatype": datatype, "shape": list(values.shape)}
         if output.binary:
             data = pack_bytes(values.ravel().tolist()) if datatype == "BYTES" else values.tobytes()
@@ -91,7 +91,7 @@ def reply(name: str, classifier: Classifier, request: InferRequest, logits: Logi
     return b"".join((text, *binary)), len(text)
 
 
-def _values(output: Output, classifier: Classifier, logits: Logits) -> tuple[str, np.ndarray[Any, Any]]:
+def output_values(output: Output, classifier: Classifier, logits: Logits) -> tuple[str, np.ndarray[Any, Any]]:
     """Datatype and values of an output: float32 [n, classes], or an array of bytes objects [n] or [n, k]."""
     if output.name == LABELS:
         return "BYTES", _texts([classifier.labels[index] for index in logits.argmax(axis=1)])

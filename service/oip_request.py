@@ -10,7 +10,7 @@ import base64
 import binascii
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -63,7 +63,27 @@ def parse(
         raise too_large(
             f"JSON: expected at most {settings.max_json} bytes, found {len(text)}: send tensors as binary data"
         )
-    document = Document(text)
+    return read_request(Document(text), binary, reader, network, settings)
+
+
+class Described(Protocol):
+    """An inference request with one input: fields as in JSON, ``None`` where they are not there."""
+
+    id: Any
+    parameters: Any
+    outputs: Any
+    name: Any
+    datatype: Any
+    shape: Any
+    tensor_parameters: Any
+    data: bytes
+    """The input's data in JSON; empty where they are binary."""
+
+
+def read_request(
+    document: Described, binary: memoryview, reader: PictureReader, network: Network, settings: Settings
+) -> tuple[Images, InferRequest]:
+    """As :func:`parse`, for a request that has been taken apart; ``binary``: the input's binary data."""
     if document.id is not None and not isinstance(document.id, str):
         refuse("id: expected a string", document.id)
     parameters = _parameters(document.parameters, "the body")
@@ -130,7 +150,7 @@ def _output(entry: dict[str, Any], default: bool) -> Output:
     return Output(name, _flag(parameters, "binary_data", name, default=default), classes)
 
 
-def _check_input(document: Document, binary: memoryview) -> memoryview | None:
+def _check_input(document: Described, binary: memoryview) -> memoryview | None:
     """The binary data of the input; ``None`` where its data are in the JSON part."""
     name = document.name
     if not isinstance(name, str) or name not in DATATYPES:
@@ -151,14 +171,14 @@ def _check_input(document: Document, binary: memoryview) -> memoryview | None:
     return binary
 
 
-def _shape(document: Document) -> list[int]:
+def _shape(document: Described) -> list[int]:
     shape = document.shape
     if not isinstance(shape, list) or not 1 <= len(shape) <= 4:
         refuse(f"shape of {document.name}: expected an array of one to four integers", shape)
     return [_count(edge, f"shape of {document.name}", least=1) for edge in shape]
 
 
-def _images(document: Document, shape: list[int], binary: memoryview | None, network: Network) -> Images:
+def _images(document: Described, shape: list[int], binary: memoryview | None, network: Network) -> Images:
     size = network.image_size
     if shape[1:] != [size, size, 3]:
         refuse(f"shape of {IMAGES}: expected [n, {size}, {size}, 3]; send other sizes as {PICTURES}", shape)
@@ -170,7 +190,7 @@ def _images(document: Document, shape: list[int], binary: memoryview | None, net
     return np.frombuffer(binary, np.uint8).reshape(shape)
 
 
-def _encoded(document: Document, shape: list[int], binary: memoryview | None) -> list[bytes]:
+def _encoded(document: Described, shape: list[int], binary: memoryview | None) -> list[bytes]:
     """The encoded pictures of a request, one after the other."""
     if shape[1:] not in ([], [1]):
         refuse(f"shape of {PICTURES}: expected [n] or [n, 1]", shape)

@@ -30,14 +30,14 @@ _LONGEST_QUESTION = 4096
 async def statistics(request: Request) -> Response:
     """Counts and nanoseconds since the start."""
     inference: Inference = request.app.state.inference
-    return json_response({"model_stats": [_statistics(worker) for worker in inference.workers.values()]})
+    return json_response({"model_stats": [statistics_of(worker) for worker in inference.workers.values()]})
 
 
 @router.get("/v2/models/{name}/stats", summary="Statistics of a model", responses=errors(401, 404))
 @router.get("/v2/models/{name}/versions/{version}/stats", summary="Statistics of a model", responses=errors(401, 404))
 async def model_statistics(request: Request, name: str, version: str = VERSION) -> Response:
     """Counts and nanoseconds since the start."""
-    return json_response({"model_stats": [_statistics(find(request, name, version))]})
+    return json_response({"model_stats": [statistics_of(find(request, name, version))]})
 
 
 @router.get("/v2/models/{name}/config", summary="Configuration of a model", responses=errors(401, 404))
@@ -68,8 +68,13 @@ async def index(request: Request) -> Response:
     only_ready = question.get("ready", False) if isinstance(question, dict) else None
     if not isinstance(only_ready, bool):
         raise ServiceError(400, 'expected nothing, or a JSON object such as {"ready": true}')
+    return json_response(index_of(inference, only_ready=only_ready))
+
+
+def index_of(inference: Inference, *, only_ready: bool) -> list[dict[str, str]]:
+    """``name``, ``version``, ``state`` and ``reason`` of the models, or of those that take requests."""
     workers = [worker for worker in inference.workers.values() if worker.ready or not only_ready]
-    return json_response([_entry(worker, inference.draining) for worker in workers])
+    return [_entry(worker, inference.draining) for worker in workers]
 
 
 def _entry(worker: Worker, draining: bool) -> dict[str, str]:
@@ -78,7 +83,8 @@ def _entry(worker: Worker, draining: bool) -> dict[str, str]:
     return {"name": worker.name, "version": VERSION, "state": "READY" if ready else "UNAVAILABLE", "reason": reason}
 
 
-def _statistics(worker: Worker) -> dict[str, Any]:
+def statistics_of(worker: Worker) -> dict[str, Any]:
+    """Triton's statistics of a model."""
     values = worker.counters.values()
 
     def duration(count: str, microseconds: str) -> dict[str, int]:

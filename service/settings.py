@@ -18,6 +18,7 @@ MEBIBYTE = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST = re.compile(r"\*|[A-Za-z0-9._-]+")
 _ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^:\[\]\s]+):[0-9]{1,5}")
 _SHORTEST_TOKEN = 8
 _LONGEST_TOKEN_FILE = 4096
 _AT_LEAST_ONE = (
@@ -53,6 +54,9 @@ class Settings:
     ``camera_width``, ``camera_height``, ``camera_fps``, ``camera_fourcc``: what is asked of it. ``camera_always``: keep
     it open without viewers; else it is closed ``camera_linger`` seconds after the last one left. ``viewers``: how many
     may watch at once.
+
+    ``grpc``: where the Open Inference Protocol is spoken over gRPC, too, HOST:PORT (port 0: any); ``grpc_certfile``,
+    ``grpc_keyfile``: certificate chain and private key for it, PEM.
 
     Raises :class:`~fracbnn_pynq.errors.BackendError` for values out of range.
     """
@@ -92,6 +96,9 @@ class Settings:
     camera_always: bool = False
     camera_linger: float = 5.0
     viewers: int = 8
+    grpc: str | None = None
+    grpc_certfile: str | os.PathLike[str] | None = None
+    grpc_keyfile: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
@@ -107,6 +114,13 @@ class Settings:
             raise BackendError(f"verify: expected a share of 0 to 1, found {self.verify}")
         if self.max_held < self.max_body:
             raise BackendError(f"max_held: expected at least max_body, {self.max_body}, found {self.max_held}")
+        self._check_addresses()
+
+    def _check_addresses(self) -> None:
+        if self.grpc is not None and not _ADDRESS.fullmatch(self.grpc):
+            raise BackendError(f"grpc: expected HOST:PORT, such as 127.0.0.1:8001, found {self.grpc!r}")
+        if (self.grpc_certfile is None) != (self.grpc_keyfile is None):
+            raise BackendError("grpc_certfile and grpc_keyfile: expected both or none")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise BackendError(
@@ -154,6 +168,7 @@ def _megabytes(text: str) -> int:
 
 _FROM_TEXT: dict[str, Callable[[str], object]] = {
     **dict.fromkeys(("backend", "board", "overlay", "arithmetic", "verify_report", "camera", "camera_fourcc"), str),
+    **dict.fromkeys(("grpc", "grpc_certfile", "grpc_keyfile"), str),
     **dict.fromkeys(("threads", "queue", "max_pixels", "max_batch", "micro_batch", "decoders", "viewers"), int),
     **dict.fromkeys(("max_request_pixels", "decode_pixels", "connections", "camera_width", "camera_height"), int),
     **dict.fromkeys(("max_body", "max_json", "max_held"), _megabytes),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from .errors import CLIENT_GONE, ServiceError, unavailable
+from .errors import CLIENT_GONE, ServiceError, late
 from .jobs import Job, Logits
 from .worker import Worker
 
@@ -58,8 +58,7 @@ class RequestTimeout:
     def _late(self) -> None:
         if not self._future.done():
             self._worker.counters.add(late=1)
-            message = f"no answer within the deadline of {self._deadline:g} s: try again"
-            self._future.set_exception(unavailable(message))
+            self._future.set_exception(late(f"no answer within the deadline of {self._deadline:g} s"))
 
 
 async def _until_gone(receive: Receive) -> None:

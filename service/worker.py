@@ -15,7 +15,7 @@ import numpy as np
 
 from ..backends import Reloadable
 from ..classifier import Classifier
-from .errors import ServiceError, unavailable
+from .errors import ServiceError, late, unavailable
 from .jobs import Images, Job, Logits
 from .metrics import ModelCounters
 
@@ -140,7 +140,7 @@ class Worker:
             return future.result(timeout), job
         except FutureTimeoutError:  # TimeoutError itself from Python 3.11 on
             self.counters.add(late=1, failure=1)
-            raise unavailable(f"no answer within the deadline of {timeout:g} s: try again") from None
+            raise late(f"no answer within the deadline of {timeout:g} s") from None
         except ServiceError:
             self.counters.add(failure=1)
             raise
@@ -174,21 +174,21 @@ class Worker:
 
     def _take(self) -> list[Job]:
         """The next jobs to compute together; empty where there is nothing to do or to wait for."""
-        late: list[Job] = []
+        overdue: list[Job] = []
         batch: list[Job] = []
         with self._wake:
             self._wake.wait_for(lambda: self._queue or self._state != "ready")
-            self._gather(batch, late)
+            self._gather(batch, overdue)
             if batch and self._batch_wait and self._micro_batch > 1:
                 # Others are being decoded: worth a fraction of a millisecond.
                 end = time.perf_counter() + self._batch_wait
                 while self._admitted > len(batch) and (left := end - time.perf_counter()) > 0:
                     self._wake.wait(left)
-                    self._gather(batch, late)
-        self._deliver(late, unavailable("the request waited until its deadline: try again"))
+                    self._gather(batch, overdue)
+        self._deliver(overdue, late("the request waited until its deadline"))
         return batch
 
-    def _gather(self, batch: list[Job], late: list[Job]) -> None:
+    def _gather(self, batch: list[Job], overdue: list[Job]) -> None:
         count = sum(len(job.images) for job in batch)
         now = time.perf_counter()
         while self._queue:
@@ -199,7 +199,7 @@ class Worker:
                 batch.append(job)
                 count += len(job.images)
             else:
-                late.append(job)
+                overdue.append(job)
             self._queue.popleft()
 
     def _execute(self, batch: list[Job]) -> None:

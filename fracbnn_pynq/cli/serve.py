@@ -46,6 +46,7 @@ def _refuse_workers(_context: click.Context, _parameter: click.Parameter, value:
         "fracbnn serve",
         "fracbnn serve --model cifar10 --model mine=mine.safetensors --port 9000",
         "fracbnn serve --host 0.0.0.0 --token-file token.txt",
+        "fracbnn serve --grpc 8001",
     )
 )
 @click.option(
@@ -68,6 +69,12 @@ def _refuse_workers(_context: click.Context, _parameter: click.Parameter, value:
     default=8000,
     show_default=True,
     help="Port to listen on; 0 for any free one.",
+)
+@click.option(
+    "--grpc",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Speak the Open Inference Protocol over gRPC, too, at this port; 0 for any free one.",
 )
 @click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Requests held per model.")
 @click.option(
@@ -158,19 +165,27 @@ def command(
     max_json: float,
     max_held: float,
     allow_hosts: tuple[str, ...],
+    grpc: int | None,
     token_file: Path | None,
     ssl_certfile: Path | None,
     ssl_keyfile: Path | None,
     log_format: str,
     **limits: Any,
 ) -> None:
-    """Classify over HTTP: plain uploads and the Open Inference Protocol v2; see /docs of the running service."""
+    """Classify over HTTP (and gRPC): plain uploads and the Open Inference Protocol v2; see /docs of the running
+    service."""
     if (ssl_certfile is None) != (ssl_keyfile is None):
         raise click.UsageError("--ssl-certfile and --ssl-keyfile: give both or none")
     check_options(limits["verify"], limits["verify_report"])
     token = _service("settings").read_token(token_file) if token_file else None
     sizes = {"max_body": max_body, "max_json": max_json, "max_held": max_held}
     in_bytes = {name: int(megabytes * _MEBIBYTE) for name, megabytes in sizes.items()}
+    if grpc is not None:
+        if host.startswith("unix:"):
+            raise click.UsageError("--grpc: expected a --host with ports, found a socket in the file system")
+        _check_free(host, grpc, "--grpc")
+        address = f"[{host}]:{grpc}" if ":" in host else f"{host}:{grpc}"
+        limits |= {"grpc": address, "grpc_certfile": ssl_certfile, "grpc_keyfile": ssl_keyfile}
     serve(
         {"models": models, "token": token, "allow_hosts": allow_hosts, **in_bytes, **limits},
         host=host,
@@ -203,7 +218,7 @@ def serve(values: dict[str, Any], *, host: str, port: int, log_format: str = "te
         sys.exit(1)
 
 
-def _check_free(host: str, port: int) -> None:
+def _check_free(host: str, port: int, option: str = "--port") -> None:
     """Say in one line that an address cannot be had, before models are loaded. Raises BackendError."""
     if host.startswith("unix:"):
         return
@@ -221,7 +236,7 @@ def _check_free(host: str, port: int) -> None:
         used = error.errno == errno.EADDRINUSE
         raise BackendError(
             f"cannot listen on {where}: {error.strerror or error}",
-            advice="give another --port, or end what uses this one" if used else "give another --host or --port",
+            advice=f"give another {option}, or end what uses this one" if used else f"give another --host or {option}",
         ) from None
 
 
