@@ -32,6 +32,7 @@ nox.options.sessions = [
     "newest",
     "engine",
     "export",
+    "grpc",
     "container",
 ]
 
@@ -53,6 +54,7 @@ WHEEL_TOOLS = ("build", "setuptools>=77", "ziglang")
 
 EXPORT = "tests/test_export.py"
 """Apart from the others: the packages onnx and pynq 4 each want their own protobuf."""
+GRPC = "tests/test_service_grpc.py"
 BOARD_TESTS = ("test_board_*.py", "test_simulator_*.py", "test_backend_overlay.py", "test_doctor.py")
 SERVICE_TESTS = ("test_cpu.py", "test_service_*.py")
 IMAGE_301 = ["pycparser<3", "numpy<2", "pynqmetadata==0.1.9"]  # the last one with the pydantic of that image, 1.9
@@ -67,10 +69,11 @@ EXTRAS = (
     "bulk",
     "camera",
     "camera-headless",
+    "grpc",
     "service",
     "notebooks",
     "test",
-    "bulk,camera,camera-headless,service,notebooks,test",
+    "bulk,camera,camera-headless,grpc,service,notebooks,test",
 )
 """What people install beside an image's pynq; ``train`` and ``bench`` are for other machines."""
 KEPT = {"numpy", "pydantic", "pydantic-core", "pynq", "pynqmetadata", "pynqutils"}
@@ -394,6 +397,13 @@ def export(session: nox.Session) -> None:
     """Exported models in ONNX Runtime."""
     session.install("-e", ".[onnx,test]", "onnxruntime")
     pytest(session, EXPORT)
+
+
+@nox.session
+def grpc(session: nox.Session) -> None:
+    """The service over gRPC, by Triton's client, which wants another protobuf than pynq."""
+    session.install("-e", ".[service,grpc,test]", "tritonclient[grpc]")
+    pytest(session, GRPC)
 
 
 @nox.session

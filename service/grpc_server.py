@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 _MORE_CALLS = 32
 """Calls at once besides those that the models' queues hold: streams, health checks, and those that are refused."""
-_SHARE_OF_HELD = 8
+_LONGEST_MESSAGE = 4 << 20
+"""Bytes: gRPC's own default, for which clients are made."""
 _LONGEST_PEM = 1 << 20
 _OVERHEAD = 1 << 16
 """Bytes of a message besides its tensor."""
@@ -27,8 +28,8 @@ _MINUTE_MS = 60_000
 class GrpcServer:
     """Between :meth:`start` and :meth:`stop`, which belong to the event loop of ``inference``.
 
-    gRPC reads a message whole before anybody is asked, so that the bytes of all messages cannot be counted as those of
-    HTTP's bodies are: here a message has an eighth of the settings' ``max_held`` at most, and calls have a limit.
+    gRPC reads a message whole before anybody is asked, so the bytes of all messages cannot be counted as those of
+    HTTP's bodies are: here a message may have 4 MiB, or ``max_body`` if that is less, and calls at once have a limit.
     """
 
     def __init__(self, inference: Inference) -> None:
@@ -40,7 +41,7 @@ class GrpcServer:
     async def start(self) -> None:
         """Begin to listen. Raises :class:`~fracbnn_pynq.errors.BackendError` where that is not possible."""
         settings = self._inference.settings
-        most = min(settings.max_body, max(settings.max_held // _SHARE_OF_HELD, _OVERHEAD)) + _OVERHEAD
+        most = min(settings.max_body, _LONGEST_MESSAGE) + _OVERHEAD
         calls = settings.queue * len(self._inference.workers) + _MORE_CALLS
         options = [
             ("grpc.max_receive_message_length", most),

@@ -6,6 +6,7 @@ import contextlib
 import queue
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ pytest.importorskip("uvicorn")
 
 import grpc
 import httpx
+from cli_support import Run
+from fracbnn_pynq.service.application import create_app
 from fracbnn_pynq.service.errors import ServiceError
 from fracbnn_pynq.service.grpc_messages import HEALTH, INFERENCE, messages
 from fracbnn_pynq.service.settings import Settings
@@ -316,8 +319,8 @@ def test_wrong_requests(wire: Wire, request_of: Any, code: str, text: str) -> No
 
 
 def test_messages_that_are_too_large(classifier: Classifier) -> None:
-    with served({"cifar10": classifier}, max_held=1 << 20, max_body=1 << 20) as client:
-        request = M.ModelInferRequest(model_name="cifar10", raw_input_contents=[bytes(1 << 20)])
+    with served({"cifar10": classifier}, max_body=1 << 20) as client:
+        request = M.ModelInferRequest(model_name="cifar10", raw_input_contents=[bytes(2 << 20)])
         with refused("RESOURCE_EXHAUSTED", "larger than max"):
             client.wire.call("ModelInfer", request)
         client.wire.call("ModelInfer", infer_request(random_images(30)))
@@ -509,3 +512,38 @@ def test_errors_of_http_have_a_code() -> None:
         503: "UNAVAILABLE",
     }
     assert httpx.codes.SERVICE_UNAVAILABLE == 503
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -> None:
+    monkeypatch.setitem(sys.modules, "fracbnn_pynq.service.grpc_server", None)
+    with pytest.raises(BackendError, match="gRPC needs more than the service") as caught:
+        create_app({"cifar10": classifier}, Settings(grpc="127.0.0.1:0"))
+    assert "grpcio" in caught.value.advice
+
+
+def test_the_command_says_what_is_wrong(run: Run, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = run("serve", "--port", 0, "--grpc", other.getsockname()[1])
+    assert taken.code == 1
+    assert "give another --grpc" in taken.err
+    unix = run("serve", "--host", f"unix:{tmp_path / 'socket'}", "--grpc", 8001)
+    assert unix.code == 2
+    assert "expected a --host with ports" in unix.err
+
+
+def test_the_command(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "fracbnn_pynq", "serve", "--port", "0", "--grpc", str(port)]
+    with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
+        wire = Wire(port)
+        try:
+            grpc.channel_ready_future(wire.channel).result(60)
+            assert wire.check() == 1
+        finally:
+            wire.channel.close()
+            process.terminate()
+            assert process.wait(20) == 0
+    assert f"gRPC on port {port}" in log.read_text()
+    assert "Traceback" not in log.read_text()
