@@ -401,9 +401,10 @@ def export(session: nox.Session) -> None:
 
 @nox.session
 def grpc(session: nox.Session) -> None:
-    """The service over gRPC, by Triton's client, which wants another protobuf than pynq."""
-    session.install("-e", ".[service,grpc,test]", "tritonclient[grpc]")
-    pytest(session, GRPC)
+    """The service over gRPC, by Triton's client, which wants another protobuf than pynq, and by KServe's."""
+    session.install("-e", ".[service,grpc,test]", "tritonclient[grpc]", "kserve")
+    pytest(session, GRPC, "-k", "not kserve")
+    pytest(session, GRPC, "tests/test_service_clients.py", "-k", "kserve")
 
 
 @nox.session

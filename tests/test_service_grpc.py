@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import queue
 import socket
@@ -547,3 +548,27 @@ def test_the_command(tmp_path: Path) -> None:
             assert process.wait(20) == 0
     assert f"gRPC on port {port}" in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "contents"])
+def test_kserves_client(service: Any, classifier: Classifier, raw: bool) -> None:
+    if "tritonclient.grpc" in sys.modules:
+        pytest.skip("in one process Triton's client and KServe's want messages of the same names")
+    kserve = pytest.importorskip("kserve")
+    images = random_images(3)
+
+    async def ask() -> Any:
+        client = kserve.InferenceGRPCClient(f"127.0.0.1:{service.grpc_port}")
+        assert await client.is_server_live()
+        assert await client.is_server_ready()
+        assert await client.is_model_ready("cifar10")
+        tensor = kserve.InferInput("images", list(images.shape), "UINT8")
+        tensor.set_data_from_numpy(images, binary_data=raw)
+        answer = await client.infer(kserve.InferRequest("cifar10", [tensor], request_id="nine"))
+        await client.close()
+        return answer
+
+    answer = asyncio.run(ask())
+    assert answer.id == "nine"
+    outputs = {output.name: output.as_numpy() for output in answer.outputs}
+    assert np.array_equal(outputs["logits"], classifier.logits(images))
