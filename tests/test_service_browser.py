@@ -285,6 +285,27 @@ def test_the_gates_are_those_of_the_reference_engine(person, classifier, cat):
     person.find("#webcam").click()
 
 
+def test_a_layer_is_drawn(person, cat):
+    person.choose(cat)
+    person.until_text("#label")
+    person.find("#hood summary").click()
+    person.until(lambda: person.find("#layer-row").is_displayed(), "no layers")
+    choice = Select(person.find("#layer"))
+    assert [option.text for option in choice.options][:2] == ["none", "layer1.0.conv1"]
+    assert not person.find("#layer-figure").is_displayed()
+    choice.select_by_visible_text("layer2.0.conv1")
+    person.until(lambda: person.find("#layer-figure").is_displayed(), "no picture")
+    picture = "document.getElementById('layer-picture')"
+    person.until(lambda: person.driver.execute_script(f"return {picture}.complete"), "not loaded")
+    # 32 channels of 16 x 16 pixels: four rows of eight, twice.
+    size = person.driver.execute_script(f"return [{picture}.naturalWidth, {picture}.naturalHeight]")
+    assert size == [2 * (8 * 17 - 1) + 4, 4 * 17 - 1]
+    assert "layer2.0.conv1" in person.find("#layer-picture").get_attribute("alt")
+    choice.select_by_visible_text("none")
+    assert not person.find("#layer-figure").is_displayed()
+    assert [message for message in person.console() if "503" not in message] == []
+
+
 def test_gates_of_a_picture_that_was_refused_are_not_another_ones(person, cat, tmp_path):
     def bars():
         return person.driver.find_elements(By.CSS_SELECTOR, "#gates-bars li")

@@ -27,6 +27,7 @@ OPERATIONS = [
     "POST /v1/classify",
     "POST /v1/classify/batch",
     "POST /v1/trace",
+    "POST /v1/trace/layer",
     "GET /v1/models",
     "GET /v1/camera",
     "GET /v1/stream.mjpg",

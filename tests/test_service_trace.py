@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import threading
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
@@ -12,10 +14,12 @@ pytest.importorskip("httpx")
 
 from fracbnn_pynq.service import trace
 from fracbnn_pynq.service.settings import Settings
+from PIL import Image
 from service_support import client_of
 
 from fracbnn_pynq import Classifier
 from fracbnn_pynq.backends.reference import ReferenceBackend
+from fracbnn_pynq.model import random_model
 from fracbnn_pynq.networks import IMAGENET
 from fracbnn_pynq.pictures import load
 
@@ -77,12 +81,46 @@ def test_one_picture_is_traced_at_a_time(client, cat, monkeypatch):
     assert statuses == [200]
 
 
-def test_larger_networks_are_refused(classifier, cat, monkeypatch):
-    with client_of({"large": classifier}) as client:
-        monkeypatch.setattr(Classifier, "network", property(lambda _: IMAGENET))
-        answer = client.post("/v1/trace", content=cat.read_bytes())
+def test_imagenet_is_traced_too(cat):
+    model = random_model(IMAGENET, seed=1)
+    with Classifier(model, ReferenceBackend(model)) as large, client_of({"large": large}) as client:
+        answer = client.post("/v1/trace", content=cat.read_bytes(), timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert [layer["name"] for layer in answer.json()["layers"]] == [layer.name for layer in IMAGENET.layers]
+        last = client.post("/v1/trace/layer?layer=block13.conv1x1", content=cat.read_bytes(), timeout=60)
+        assert Image.open(io.BytesIO(last.content)).size == (2 * (8 * 8 - 1) + 4, 8 * 8 - 1)
+
+
+def tile(picture, channel, size, *, gates):
+    left = (8 * (size + 1) - 1 + 4) * gates + channel % 8 * (size + 1)
+    top = channel // 8 * (size + 1)
+    return picture[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize("number", [0, 9, 17])
+def test_a_layer_is_drawn(client, classifier, cat, number):
+    engine = ReferenceBackend(classifier.model, classifier.arithmetic)
+    _, layers = engine.logits(load(cat, classifier.network)[None], layers=True)
+    layer = layers[number + 1]
+    answer = client.post(f"/v1/trace/layer?layer={layer.name}", content=cat.read_bytes())
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    picture = np.asarray(Image.open(io.BytesIO(answer.content)))
+    size, channels = layer.output.shape[2:]
+    least, most = layer.output.min(), layer.output.max()
+    for channel in (0, 7, 8, channels - 1):
+        gates = tile(picture, channel, size, gates=True)
+        assert np.array_equal(gates == 255, layer.gate[0, :, :, channel])
+        assert set(np.unique(gates)) <= {0, 255}
+        shades = tile(picture, channel, size, gates=False)
+        expected = (layer.output[0, :, :, channel] - least) / (most - least) * 255
+        assert np.abs(shades - expected).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("query", ["", "?layer=stem", "?layer=none"])
+def test_layers_that_are_not_there(client, cat, query):
+    answer = client.post(f"/v1/trace/layer{query}", content=cat.read_bytes())
     assert answer.status_code == 422
-    assert "CIFAR-10" in answer.json()["error"]
+    assert "layer: expected one of layer1" in answer.json()["error"]
 
 
 def test_it_is_described(client):

@@ -1,6 +1,6 @@
 // The page at /: a picture or the browser's webcam, labels beside it.
 
-import { showGates } from "./gates.js";
+import { drawLayer, showGates } from "./gates.js";
 import { forget, remember, save } from "./history.js";
 import { filter, showKnowledge } from "./knows.js";
 import { drawThermometer } from "./planes.js";
@@ -179,7 +179,7 @@ function drawPlanes() {
 function traceGates() {
   const model = byId("model").value;
   const traced = picture?.sent === undefined ? null : { blob: picture.sent };
-  return showGates(traced, model, models.get(model)?.image_size);
+  return showGates(traced, model);
 }
 
 // --- events -----------------------------------------------------------------------------------------------------
@@ -199,6 +199,7 @@ byId("model").addEventListener("change", () => {
   classifyPicture();
 });
 byId("top").addEventListener("change", classifyPicture);
+byId("layer").addEventListener("change", drawLayer);
 byId("find").addEventListener("input", filter);
 byId("csv").addEventListener("click", () => save("csv"));
 byId("json").addEventListener("click", () => save("json"));

@@ -35,17 +35,18 @@ export class Refusal extends Error {
   }
 }
 
-async function ask(address, options = {}) {
+async function ask(address, options = {}, read = (answer) => answer.text()) {
   const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   let answer;
   let body;
   try {
     answer = await fetch(address, { ...options, headers });
-    body = await answer.text();
+    body = await (answer.ok ? read(answer) : answer.text());
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refusal(0);
   }
+  if (answer.ok && typeof body !== "string") return body;
   let content = {};
   try {
     content = JSON.parse(body);
@@ -68,10 +69,15 @@ export async function trace(blob, model, signal) {
   return (await send("v1/trace", { model }, blob, signal)).layers;
 }
 
-function send(address, query, blob, signal) {
+// A PNG of one of these layers.
+export function traceLayer(blob, model, layer, signal) {
+  return send("v1/trace/layer", { model, layer }, blob, signal, (answer) => answer.blob());
+}
+
+function send(address, query, blob, signal, read) {
   const type = blob.type.startsWith("image/") ? blob.type : "application/octet-stream";
   const options = { method: "POST", body: blob, headers: { "Content-Type": type }, signal };
-  return ask(`${address}?${new URLSearchParams(query)}`, options);
+  return ask(`${address}?${new URLSearchParams(query)}`, options, read);
 }
 
 // The models by name, in the service's order, with their labels and cards; and the pixels that a picture may have.
