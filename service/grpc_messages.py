@@ -17,7 +17,7 @@ _PARAMETERS = "map<string, InferParameter> parameters = 4"
 _ABOUT = ("string name = 1", "string version = 2")
 _DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
 
-INFERENCE = {
+INFERENCE: dict[str, tuple[str, ...]] = {
     "ServerLiveRequest": (),
     "ServerLiveResponse": ("bool live = 1",),
     "ServerReadyRequest": (),
@@ -105,7 +105,7 @@ INFERENCE = {
     "ModelIndex": (*_ABOUT, "string state = 3", "string reason = 4"),
     "RepositoryIndexResponse": ("repeated ModelIndex models = 1",),
 }
-HEALTH = {
+HEALTH: dict[str, tuple[str, ...]] = {
     "HealthCheckRequest": ("string service = 1",),
     "HealthCheckResponse": ("int32 status = 1",),
 }

@@ -47,7 +47,7 @@ def local_cluster(workers: int, *, boards: bool, verbose: bool = False) -> Itera
             "other users of this machine can connect to the workers, and run code as this user, while this runs; "
             "with 'pip install cryptography' they cannot"
         )
-    with _logging(verbose), dask.config.set(_QUIET), contextlib.ExitStack() as resources:
+    with dask.config.set(_QUIET), contextlib.ExitStack() as resources:
         with unbroken_start():
             try:
                 cluster = LocalCluster(
@@ -65,12 +65,12 @@ def local_cluster(workers: int, *, boards: bool, verbose: bool = False) -> Itera
 
 
 @contextlib.contextmanager
-def remote_cluster(address: str, *, verbose: bool = False) -> Iterator[Client]:
+def remote_cluster(address: str) -> Iterator[Client]:
     """A client of the scheduler at ``address``, with dask's own settings for TLS.
 
     Raises :class:`~fracbnn_pynq.errors.BackendError` where there is none.
     """
-    with _logging(verbose), dask.config.set(_QUIET), _connected(address) as client:
+    with dask.config.set(_QUIET), _connected(address) as client:
         yield client
 
 
@@ -90,21 +90,14 @@ def _connected(address: str) -> Client:
     return client
 
 
-@contextlib.contextmanager
-def _logging(verbose: bool) -> Iterator[None]:
-    """dask's own messages on request only: what matters of them is said as errors. Many of its loggers have levels.
+def set_log_level(level: int) -> None:
+    """Of dask's own messages, and of those whom it uses: many of their loggers have levels.
 
-    After an exception they stay as they are: messages about what was broken off may come until the process ends.
+    For the rest of the process, since messages about what was broken off may come until it ends: for commands.
     """
-    loggers = [logging.getLogger(name) for name in ("distributed", *logging.root.manager.loggerDict)]
-    before = [
-        (each, each.level) for each in loggers if each.name.split(".")[0] in ("distributed", "tornado", "asyncio")
-    ]
-    for each, _ in before:
-        each.setLevel(logging.INFO if verbose else logging.CRITICAL)
-    yield
-    for each, level in before:
-        each.setLevel(level)
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(level)
 
 
 def slots(client: Client, *, boards: bool) -> int:

@@ -105,7 +105,8 @@ def command(
     if scheduler is not None and workers is not None:
         raise click.UsageError("--workers: expected it without --scheduler, whose cluster has its own workers")
     _require()
-    from ..bulk.cluster import local_cluster, remote_cluster  # noqa: PLC0415 - needs what _require() looks for
+    # What _require() looks for is needed from here on.
+    from ..bulk.cluster import local_cluster, remote_cluster, set_log_level  # noqa: PLC0415
     from ..bulk.dataset import LabelDataset  # noqa: PLC0415
     from ..bulk.run import label_all, prepared  # noqa: PLC0415
     from ..bulk.sources import open_sources  # noqa: PLC0415
@@ -119,6 +120,7 @@ def command(
     )
     boards = plan == "overlay"
     verbose = logging.getLogger().isEnabledFor(logging.INFO)
+    set_log_level(logging.INFO if verbose else logging.CRITICAL)  # what matters of them is said as errors
     with contextlib.ExitStack() as resources:
         found = open_sources(sources, column)
         dataset = resources.enter_context(LabelDataset(out, loaded.classes, logits=logits))
@@ -136,7 +138,7 @@ def command(
             seen=() if send or here else tuple((str(each.path), each.identity.get("size")) for each in found),
         )
         cluster = (
-            remote_cluster(scheduler, verbose=verbose)
+            remote_cluster(scheduler)
             if scheduler is not None
             else local_cluster(_local_workers(workers, plan, board), boards=boards, verbose=verbose)
         )
