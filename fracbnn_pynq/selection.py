@@ -107,11 +107,9 @@ def planned_backend(
     backend, board = _asked_for(backend, board, overlay)
     if backend == "auto" and here and _real_board_ready(model, model_name, arithmetic):
         return "overlay", "real"
-    if backend == "auto":
-        backend = "cpu" if native.available() and arithmetic != "float" else "reference"
-        if backend == "reference" and arithmetic != "float":
-            log.warning("the slow NumPy reference is taken: %s; %s", native.MISSING, native.MISSING_ADVICE)
-    return backend, board if backend == "overlay" else "auto"
+    if backend == "overlay":
+        return backend, board
+    return _software_name(backend, arithmetic), "auto"
 
 
 def _asked_for(backend: str, board: str, overlay: str) -> tuple[str, str]:
@@ -135,16 +133,27 @@ def _choice(what: str, value: str, allowed: tuple[str, ...], variable: str) -> s
 
 
 def _software(model: Model, backend: str, arithmetic: str, threads: int | None) -> Backend:
-    from .backends.cpu import CpuBackend  # noqa: PLC0415 - the engines load only when they are used
+    if _software_name(backend, arithmetic) == "cpu":
+        from .backends.cpu import CpuBackend  # noqa: PLC0415 - the engines load only when they are used
 
-    if backend == "cpu" or (backend == "auto" and native.available() and arithmetic != "float"):
         log.info("backend cpu: arithmetic %s, kernels %s", arithmetic, next(iter(native.engines()), "none"))
         return CpuBackend(model, arithmetic, threads=threads)
     from .backends.reference import ReferenceBackend  # noqa: PLC0415
 
-    if backend == "auto" and arithmetic != "float":
-        log.warning("running the slow NumPy reference: %s; %s", native.MISSING, native.MISSING_ADVICE)
     return ReferenceBackend(model, arithmetic)
+
+
+def _software_name(backend: str, arithmetic: str) -> str:
+    """``cpu`` or ``reference``: ``auto`` as what works here, with a warning where that is the slow one for want of
+    kernels."""
+    if backend != "auto":
+        return backend
+    if arithmetic == "float":
+        return "reference"
+    if native.available():
+        return "cpu"
+    log.warning("running the slow NumPy reference: %s; %s", native.MISSING, native.MISSING_ADVICE)
+    return "reference"
 
 
 def _real_board_ready(model: Model, model_name: str | None, arithmetic: str) -> bool:

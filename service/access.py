@@ -9,6 +9,7 @@ opens the camera is refused to pages of other sites, which browsers name in ``Se
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import re
 import socket
@@ -27,6 +28,17 @@ STREAM_PATH = "/v1/stream"
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.IGNORECASE)
 _OWN_SITE = (b"same-origin", b"none")
 _REMEMBERED = 256
+
+
+def bearer(token: str) -> bytes:
+    """What :func:`is_bearer` compares with."""
+    return b"bearer " + token.encode("ascii")
+
+
+def is_bearer(authorization: bytes, expected: bytes) -> bool:
+    """Whether the value of ``Authorization`` carries the token of ``expected``; takes as long wherever it differs."""
+    scheme, _, token = authorization.partition(b" ")
+    return hmac.compare_digest(scheme.lower() + b" " + token.strip(), expected)
 
 
 def route_path(scope: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
+from .access import bearer, is_bearer
 from .errors import LateError, ServiceError, new_id
 from .grpc_messages import DATA_TYPES, NOT_SERVING, SERVICE_UNKNOWN, SERVING, messages
 from .grpc_request import Question
@@ -56,7 +56,7 @@ class GrpcService:
         self._inference = inference
         self._messages = messages()
         token = inference.settings.token
-        self._authorization = None if token is None else b"bearer " + token.encode("ascii")
+        self._authorization = None if token is None else bearer(token)
 
     def handlers(self) -> list[Any]:
         """What a server is given."""
@@ -136,9 +136,8 @@ class GrpcService:
             REQUEST_ID.reset(mark)
 
     def _check_token(self, metadata: dict[str, Any]) -> None:
-        scheme, _, token = str(metadata.get("authorization", "")).partition(" ")
-        given = f"{scheme.lower()} {token.strip()}".encode("utf-8", "replace")
-        if self._authorization is not None and not hmac.compare_digest(given, self._authorization):
+        given = str(metadata.get("authorization", "")).encode("utf-8", "replace")
+        if self._authorization is not None and not is_bearer(given, self._authorization):
             raise ServiceError(401, "expected 'authorization: Bearer' with this service's token in the metadata")
 
     # Methods

@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-from .access import Access, route_path
+from .access import Access, bearer, is_bearer, route_path
 from .errors import CLIENT_GONE, ServiceError, error_response, new_id, refuse_websocket
 from .inference import Inference
 from .limits import LimitedBody, Memory, Message, Receive, check_length
@@ -58,7 +58,7 @@ class RequestMiddleware:
         self._memory = memory
         self._access = Access(inference.settings)
         token = inference.settings.token
-        self._authorization = None if token is None else b"bearer " + token.encode("ascii")
+        self._authorization = None if token is None else bearer(token)
         self._protocol = None if token is None else token_protocol(token).encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,8 +97,7 @@ class RequestMiddleware:
             )
 
     def _has_token(self, scope: Scope, headers: Headers) -> bool:
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if hmac.compare_digest(scheme.lower() + b" " + token.strip(), self._authorization or b""):
+        if is_bearer(headers.get(b"authorization", b""), self._authorization or b""):
             return True
         given = [name.encode("utf-8", "replace") for name in scope.get("subprotocols") or ()]
         return any(hmac.compare_digest(name, self._protocol or b"") for name in given)

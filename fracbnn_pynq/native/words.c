@@ -3,10 +3,10 @@
 
 #define LOOK_UP(TYPE)                                                                             \
     do {                                                                                          \
-        const TYPE *restrict table = FB_POINTER(const TYPE, plan->table);                                  \
+        const TYPE *restrict table = FB_POINTER(const TYPE, plan->table);                         \
         TYPE *restrict red = FB_POINTER(TYPE, plan->buffers[slot]);                               \
         TYPE *restrict green = red + plan->pixels, *restrict blue = green + plan->pixels;         \
-        _Pragma("GCC unroll 16") for (int64_t i = 0; i < plan->pixels; i++, picture += 3) {        \
+        _Pragma("GCC unroll 16") for (int64_t i = 0; i < plan->pixels; i++, picture += 3) {       \
             red[i] = table[picture[0]];                                                           \
             green[i] = table[picture[1]];                                                         \
             blue[i] = table[picture[2]];                                                          \
