@@ -50,9 +50,7 @@ class PollingWaiter:
             if busy >= timeout_s:
                 return idle()  # this thread may have been off the processor while the run ended
             self._pause(busy, timeout_s)
-        done = time.perf_counter() - started
-        if busy or done < self.expected_s or done > _SHORTEST_SLEEP:
-            self._learn(busy, done)
+        self._learn(busy, time.perf_counter() - started)
         return True
 
     def _learn(self, busy: float, done: float) -> None:
