@@ -105,6 +105,14 @@ static void wake(struct fb_team *team)
     pthread_mutex_unlock(&team->lock);
 }
 
+/* Which piece to take as number `n`: from the first and the second half in turn. Threads work on consecutive numbers at
+ * the same time, and what neighbouring pieces write lies in one line of the cache, which they would take from each
+ * other with every write. */
+static int64_t apart(int64_t n, int64_t pieces)
+{
+    return n / 2 + (n % 2 ? (pieces + 1) / 2 : 0);
+}
+
 /* Do pieces while there are any. */
 static void work_along(struct fb_team *team)
 {
@@ -113,9 +121,10 @@ static void work_along(struct fb_team *team)
         if (!atomic_compare_exchange_weak(&team->offer, &offer, offer + 1))
             continue;
         /* The work stays as it is until this piece is done. */
-        team->work(team->context, (int64_t)(offer & PIECES));
+        const int64_t pieces = (int64_t)(offer >> PIECE_BITS & PIECES);
+        team->work(team->context, apart((int64_t)(offer & PIECES), pieces));
         const int64_t done = atomic_fetch_add(&team->done, 1) + 1;
-        if (done == (int64_t)(offer >> PIECE_BITS & PIECES))
+        if (done == pieces)
             wake(team);
         offer = atomic_load(&team->offer);
     }
