@@ -64,14 +64,24 @@ int64_t fb_next_picture(struct fb_team *team, int64_t before)
     return team == NULL || team->pieces ? before + 1 : atomic_fetch_add(&team->picture, 1);
 }
 
+static int64_t pieces_of(uint64_t offer)
+{
+    return (int64_t)(offer >> PIECE_BITS & PIECES);
+}
+
+static int64_t next_piece(uint64_t offer)
+{
+    return (int64_t)(offer & PIECES);
+}
+
 static int on_offer(uint64_t offer)
 {
-    return (offer & PIECES) < (offer >> PIECE_BITS & PIECES);
+    return next_piece(offer) < pieces_of(offer);
 }
 
 static int is_done(struct fb_team *team)
 {
-    return atomic_load(&team->done) == (int64_t)(atomic_load(&team->offer) >> PIECE_BITS & PIECES);
+    return atomic_load(&team->done) == pieces_of(atomic_load(&team->offer));
 }
 
 static int is_wanted(struct fb_team *team)
@@ -106,8 +116,8 @@ static void wake(struct fb_team *team)
 }
 
 /* Which piece to take as number `n`: from the first and the second half in turn. Threads work on consecutive numbers at
- * the same time, and what neighbouring pieces write lies in one line of the cache, which they would take from each
- * other with every write. */
+ * the same time, and what neighbouring pieces write often lies in one line of the cache, which they would take from
+ * each other with every write. */
 static int64_t apart(int64_t n, int64_t pieces)
 {
     return n / 2 + (n % 2 ? (pieces + 1) / 2 : 0);
@@ -120,9 +130,9 @@ static void work_along(struct fb_team *team)
     while (on_offer(offer)) {
         if (!atomic_compare_exchange_weak(&team->offer, &offer, offer + 1))
             continue;
+        const int64_t pieces = pieces_of(offer);
         /* The work stays as it is until this piece is done. */
-        const int64_t pieces = (int64_t)(offer >> PIECE_BITS & PIECES);
-        team->work(team->context, apart((int64_t)(offer & PIECES), pieces));
+        team->work(team->context, apart(next_piece(offer), pieces));
         const int64_t done = atomic_fetch_add(&team->done, 1) + 1;
         if (done == pieces)
             wake(team);
